@@ -1,0 +1,62 @@
+# Two commands are all that a newcomer needs: `make demo` and `make test`. Both set everything up by themselves
+# and need only Python 3.11 or newer, git and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV_VERSION := 0.13.9
+UV := $(BIN)/uv
+STAMP := $(VENV)/.synced
+SOURCES := kling_flows grpc_server tests benchmarks
+
+.PHONY: help demo test check lint types protos protos-check format bench clean
+
+help: ## What can be made
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(UV):
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
+	  echo "kling-flows needs Python 3.11 to 3.13; '$(PYTHON)' is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "'$(PYTHON) -m venv' failed; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	@$(BIN)/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+$(STAMP): pyproject.toml uv.lock | $(UV)
+	@VIRTUAL_ENV=$(VENV) $(UV) sync --quiet --active --frozen --inexact
+	@touch $@
+
+demo: $(STAMP) ## From a prompt to a video, without a key
+	@$(BIN)/kling-flows demo
+
+test: check ## All checks and all tests
+	$(BIN)/pytest
+
+check: lint types protos-check ## Lint, types, layers, stubs
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	cd protos && ../$(BIN)/buf lint
+
+types: $(STAMP)
+	$(BIN)/pyright
+
+format: $(STAMP) ## Format and fix what can be fixed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+protos: $(STAMP) ## Generate kling_flows/v1 from protos/
+	$(BIN)/python -m grpc_tools.protoc -I protos \
+	  --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
+	  --python_out=. --mypy_out=quiet:. protos/kling_flows/v1/*.proto
+	$(BIN)/python -m grpc_tools.protoc -I protos \
+	  --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
+	  --grpc_python_out=. --mypy_grpc_out=quiet:. protos/kling_flows/v1/video_task_service.proto
+
+protos-check: $(STAMP)
+	@$(BIN)/python tests/tools/check_stubs.py
+
+bench: $(STAMP) ## The short benchmark
+	$(BIN)/python -m benchmarks
+
+clean: ## Remove what was set up here
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
