@@ -1,0 +1,213 @@
+"""The one settings object. Command-line flags win over ``KLING_FLOWS_*`` variables, these over a TOML file."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Self
+from urllib.parse import urlsplit
+
+import platformdirs
+from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from kling_flows.errors import ConfigurationError, CredentialsMissing
+from kling_flows.upstream import Account, ApiKeyCredentials, JwtCredentials, Provider
+from kling_flows.upstream.constants import DEFAULT_BASE_URLS, SANDBOX_ACCESS_KEY, SANDBOX_SECRET_KEY
+
+PREFIX = "KLING_FLOWS_"
+
+#: Names the TOML file; without it the file in the user's configuration folder is read, if it exists.
+CONFIG_VARIABLE = "KLING_FLOWS_CONFIG"
+
+
+def _key(*names: str) -> Any:
+    return Field(None, validation_alias=AliasChoices(*names, *(name.lower() for name in names)))
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Field ``x`` is ``KLING_FLOWS_X`` in the environment and ``x`` in the file."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", frozen=True, populate_by_name=True
+    )
+
+    provider: Provider | None = Field(None, description="Who is called: kling, cometapi or sandbox.")
+    upstream_url: str | None = Field(None, description="Overrides the provider's host.")
+    state_dir: Path = Field(
+        Path(platformdirs.user_state_dir("kling-flows", appauthor=False)),
+        description="Folder of the ledger, the local Prefect server's data and, by default, the archive.",
+    )
+    listen: str = Field("127.0.0.1:50051", description="Where gRPC is served and called: host:port.")
+    archive: str | None = Field(None, description="Folder or URL of the archive; <state-dir>/archive by default.")
+    ledger_url: str | None = Field(None, description="sqlite:///<file>; <state-dir>/ledger.db by default.")
+    poll_interval: Annotated[float, Field(ge=0.05, le=3600)] = Field(
+        3.0, description="Seconds between two looks at a task at the provider."
+    )
+    prefect_api_url: str | None = Field(None, description="Use this Prefect server instead of a local one.")
+    prefect_listen: str = Field("127.0.0.1:4200", description="Where the local Prefect server listens: host:port.")
+    tenant: str = Field("default", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="Whose tasks these are.")
+    max_in_flight: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        5_000, description="Most video tasks that one runner carries at a time."
+    )
+    max_queued: Annotated[int, Field(ge=1)] = Field(
+        100_000, description="Most video tasks that may wait; further creates are refused."
+    )
+    group_limit: Annotated[int, Field(ge=1, le=1_000)] = Field(
+        200, description="Most video tasks that share one flow run while they queue up."
+    )
+    submit_concurrency: Annotated[int, Field(ge=1, le=1_000)] = Field(
+        8, description="Most requests that create a task at the provider at a time."
+    )
+    archive_concurrency: Annotated[int, Field(ge=1, le=1_000)] = Field(
+        4, description="Most videos that are copied into the archive at a time."
+    )
+
+    kling_api_key: SecretStr | None = _key("KLING_API_KEY")
+    kling_access_key: SecretStr | None = _key("KLING_ACCESS_KEY")
+    kling_secret_key: SecretStr | None = _key("KLING_SECRET_KEY")
+    cometapi_key: SecretStr | None = _key("COMETAPI_KEY")
+
+    @classmethod
+    def load(cls, **flags: Any) -> Self:
+        """Read the settings; flags that are None were not given.
+
+        Raises:
+            ConfigurationError: one is malformed; the message names it.
+        """
+        try:
+            return cls(**{name: value for name, value in flags.items() if value is not None})
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            name = str(first["loc"][0])
+            if first["type"] == "extra_forbidden":
+                raise ConfigurationError(name, f"no such setting; it stands in {_config_file()}") from None
+            shown = name.upper() if name.upper() in _KEY_NAMES else PREFIX + name.upper()
+            raise ConfigurationError(shown, first["msg"]) from None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, environment, TOML file, in this order."""
+        file = _config_file()
+        if not file.exists():
+            if CONFIG_VARIABLE in os.environ:
+                raise ConfigurationError(CONFIG_VARIABLE, f"{file} does not exist")
+            return init_settings, env_settings
+        try:
+            return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, file)
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            raise ConfigurationError(CONFIG_VARIABLE, f"{file} cannot be read as TOML: {error}") from None
+
+    @property
+    def prefect_address(self) -> str:
+        """The API URL of the Prefect server."""
+        return self.prefect_api_url or f"http://{self.prefect_listen}/api"
+
+    @property
+    def ledger_address(self) -> str:
+        """The ledger's SQLAlchemy URL."""
+        return self.ledger_url or f"sqlite:///{self.state_dir.absolute() / 'ledger.db'}"
+
+    @property
+    def archive_address(self) -> str:
+        """The archive's URL or absolute folder."""
+        archive = self.archive or str(self.state_dir / "archive")
+        return archive if "://" in archive else str(Path(archive).expanduser().absolute())
+
+    def account(self) -> Account:
+        """The account that new tasks are submitted with.
+
+        Raises:
+            CredentialsMissing: no provider is named, or its key is missing.
+            ConfigurationError: ``upstream_url`` is not an http address.
+        """
+        provider = self._provider()
+        base_url = self.upstream_url or DEFAULT_BASE_URLS[provider]
+        parts = urlsplit(base_url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ConfigurationError(
+                "KLING_FLOWS_UPSTREAM_URL", f"{base_url!r} is no http or https address; for example https://host"
+            )
+        return Account.of(provider, self._credentials(provider), base_url=base_url.rstrip("/"))
+
+    def _provider(self) -> Provider:
+        if self.provider is not None:
+            return self.provider
+        if self.kling_api_key or self.kling_access_key or self.kling_secret_key:
+            return Provider.KLING
+        if self.cometapi_key:
+            return Provider.COMETAPI
+        raise CredentialsMissing(
+            "KLING_FLOWS_PROVIDER",
+            "no provider is named and no key is set. Set KLING_API_KEY, or KLING_ACCESS_KEY and KLING_SECRET_KEY, or "
+            "COMETAPI_KEY; or try it without a key: --provider sandbox",
+        )
+
+    def _credentials(self, provider: Provider) -> JwtCredentials | ApiKeyCredentials:
+        if provider is Provider.SANDBOX:
+            return JwtCredentials(SANDBOX_ACCESS_KEY, SecretStr(SANDBOX_SECRET_KEY))
+        if provider is Provider.COMETAPI:
+            if self.cometapi_key is None:
+                raise CredentialsMissing("COMETAPI_KEY", "is not set; or try it without a key: --provider sandbox")
+            return ApiKeyCredentials(_printable("COMETAPI_KEY", self.cometapi_key))
+        if self.kling_api_key is not None:
+            return ApiKeyCredentials(_printable("KLING_API_KEY", self.kling_api_key))
+        if self.kling_access_key is None or self.kling_secret_key is None:
+            missing = "KLING_ACCESS_KEY" if self.kling_access_key is None else "KLING_SECRET_KEY"
+            raise CredentialsMissing(
+                missing,
+                "is not set; the provider kling needs KLING_API_KEY, or KLING_ACCESS_KEY and KLING_SECRET_KEY. "
+                "To try it without a key: --provider sandbox",
+            )
+        access_key = _printable("KLING_ACCESS_KEY", self.kling_access_key)
+        return JwtCredentials(access_key.get_secret_value(), _printable("KLING_SECRET_KEY", self.kling_secret_key))
+
+    def environment(self) -> Mapping[str, str]:
+        """These settings as variables, for a child process that is to have the same ones."""
+        result: dict[str, str] = {}
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if value is None:
+                continue
+            text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+            result[name.upper() if name.upper() in _KEY_NAMES else PREFIX + name.upper()] = text
+        return result
+
+
+_KEY_NAMES = frozenset({"KLING_API_KEY", "KLING_ACCESS_KEY", "KLING_SECRET_KEY", "COMETAPI_KEY"})
+
+
+def _config_file() -> Path:
+    named = os.environ.get(CONFIG_VARIABLE)
+    return Path(named) if named else Path(platformdirs.user_config_dir("kling-flows", appauthor=False)) / "config.toml"
+
+
+def _printable(name: str, secret: SecretStr) -> SecretStr:
+    text = secret.get_secret_value()
+    if text != text.strip() or not text.isascii() or not text.isprintable() or " " in text:
+        raise ConfigurationError(
+            name, "has blanks, line breaks or characters that no key has; copy it again from the provider's console"
+        )
+    return secret
+
+
+def split_address(setting: str, address: str) -> tuple[str, int]:
+    """Host and port of ``host:port`` or ``[v6]:port``.
+
+    Raises:
+        ConfigurationError: it is neither; ``setting`` is named.
+    """
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    if not host or not port.isdigit() or int(port) > 65_535:
+        raise ConfigurationError(setting, f"{address!r} is not host:port; for example 127.0.0.1:50051")
+    return host, int(port)
