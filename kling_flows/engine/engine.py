@@ -1,0 +1,105 @@
+"""What the steps of a video task work with: the ledger, the account, the planner and the archive of one process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Self
+
+from kling_flows.archive import VideoArchive
+from kling_flows.engine.failures import error_record
+from kling_flows.engine.leases import LeaseKeeper
+from kling_flows.engine.lookup import LookupTrust
+from kling_flows.engine.polling import PollPlanner
+from kling_flows.errors import KlingFlowsError, RunnerDraining
+from kling_flows.ledger import Ledger, State, UpstreamRecord, VideoTask
+from kling_flows.settings import Settings
+from kling_flows.upstream import UpstreamClient, UpstreamTask
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """Open one with :meth:`open`; it holds tasks under a lease of its own while it is open."""
+
+    ledger: Ledger
+    client: UpstreamClient
+    archive: VideoArchive
+    planner: PollPlanner
+    lease: LeaseKeeper
+    trust: LookupTrust
+    submit_slots: asyncio.Semaphore
+    archive_slots: asyncio.Semaphore
+    draining: asyncio.Event = field(default_factory=asyncio.Event)
+    #: What the last look showed of tasks that are about to be archived: it saves asking again.
+    ended: dict[str, UpstreamTask] = field(default_factory=lambda: dict[str, UpstreamTask]())
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, settings: Settings) -> AsyncGenerator[Self]:
+        """Open everything that the settings name, and close it afterwards.
+
+        Raises:
+            ConfigurationError: something that they name cannot be used.
+        """
+        async with AsyncExitStack() as stack:
+            account = settings.account()
+            archive = await asyncio.to_thread(VideoArchive.open, settings.archive_address)
+            stack.push_async_callback(archive.close)
+            ledger = await stack.enter_async_context(await Ledger.open(settings.ledger_address))
+            client = await stack.enter_async_context(UpstreamClient(account))
+            planner = PollPlanner(client, settings.poll_interval)
+            await stack.enter_async_context(planner.running())
+            lease = LeaseKeeper(ledger, settings.state_dir)
+            await stack.enter_async_context(lease.held())
+            yield cls(
+                ledger=ledger,
+                client=client,
+                archive=archive,
+                planner=planner,
+                lease=lease,
+                trust=LookupTrust(ledger, client),
+                submit_slots=asyncio.Semaphore(settings.submit_concurrency),
+                archive_slots=asyncio.Semaphore(settings.archive_concurrency),
+            )
+
+    def drain(self) -> None:
+        """Let every step stop at its next safe point: no new request, no new download, no more looks."""
+        self.draining.set()
+        self.planner.stop()
+
+    def check_open(self) -> None:
+        """Stop here if this engine drains.
+
+        Raises:
+            RunnerDraining: it does.
+        """
+        if self.draining.is_set():
+            raise RunnerDraining("the runner stops; the video task is safe in the ledger and goes on with the next one")
+
+    @property
+    def runner_id(self) -> str:
+        """Who holds the tasks."""
+        return self.lease.runner_id
+
+    async def advance(self, task_id: str, change: Callable[[VideoTask], VideoTask]) -> VideoTask:
+        """A state change by this engine, fenced by its lease.
+
+        Raises:
+            LeaseLost: somebody else carries the task, or it has ended.
+        """
+        return await self.ledger.advance(task_id, change, runner_id=self.runner_id)
+
+    async def fail(self, task_id: str, error: KlingFlowsError, upstream: UpstreamRecord | None = None) -> VideoTask:
+        """End a task as FAILED because of ``error``."""
+
+        def change(before: VideoTask) -> VideoTask:
+            if before.state.final:
+                return before
+            known = upstream or before.upstream
+            if known is not None:
+                known = known.model_copy(update={"outcome_unknown": False})
+            return before.model_copy(update={"state": State.FAILED, "error": error_record(error), "upstream": known})
+
+        return await self.advance(task_id, change)

@@ -1,0 +1,42 @@
+"""How a step is repeated: one policy, obeyed by Prefect's task runs and by batches alike."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+from kling_flows.errors import ArchiveError, KlingFlowsError, LedgerUnavailable
+from kling_flows.upstream import UpstreamError
+from kling_flows.upstream.errors import UpstreamAmbiguous
+
+T = TypeVar("T")
+
+#: Seconds before each repetition; after the last one the run fails and the runner takes the task up again later.
+RETRY_DELAYS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
+
+#: Each delay is lengthened by up to this share of itself.
+RETRY_JITTER: Final = 0.5
+
+#: Seconds until a task whose run has failed is taken up again.
+REDISPATCH_SECONDS: Final = 60.0
+
+
+def worth_repeating(error: BaseException) -> bool:
+    """Whether the same step may succeed later without anybody changing anything."""
+    if isinstance(error, UpstreamError):
+        return error.retryable or isinstance(error, UpstreamAmbiguous)
+    return isinstance(error, ArchiveError | LedgerUnavailable)
+
+
+async def with_retries(step: Callable[[], Awaitable[T]]) -> T:
+    """Run a step under the policy."""
+    for delay in RETRY_DELAYS:
+        try:
+            return await step()
+        except KlingFlowsError as error:
+            if not worth_repeating(error):
+                raise
+        await asyncio.sleep(delay * (1 + RETRY_JITTER * random.random()))
+    return await step()

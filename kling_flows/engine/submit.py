@@ -1,0 +1,197 @@
+"""The submit step: at most one paid upstream task for each video task, whatever happens at whatever instant.
+
+The journal is the ledger. SUBMITTING with the intent is committed before the first byte is sent. From there on,
+until the provider's answer is committed, the outcome counts as unknown: whoever carries the task on looks it up by
+its external id first, and repeats the request only with that same id, so that an earlier request that arrives late
+can only collide with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Final
+
+import structlog
+
+from kling_flows.engine.durations import typical_seconds
+from kling_flows.engine.engine import Engine
+from kling_flows.engine.failures import error_record
+from kling_flows.engine.identity import external_task_id
+from kling_flows.errors import KlingFlowsError
+from kling_flows.ledger import FlowRunRecord, State, UpstreamRecord, VideoTask
+from kling_flows.upstream import UpstreamError, UpstreamTask
+from kling_flows.upstream.errors import (
+    ErrorClass,
+    UpstreamAlreadyExists,
+    UpstreamAmbiguous,
+    UpstreamInvalid,
+    UpstreamNotFound,
+    UpstreamPermission,
+)
+
+log = structlog.get_logger(__name__)
+
+#: Seconds before each look-up after an unknown outcome: the provider may need a moment to show what it accepted.
+LOOKUP_DELAYS: Final = (0.0, 1.0, 3.0)
+
+#: The provider has refused for good: nothing was created and nothing will be paid.
+_REFUSED: Final = frozenset(
+    {ErrorClass.INVALID, ErrorClass.AUTH, ErrorClass.BILLING, ErrorClass.PERMISSION, ErrorClass.POLICY}
+)
+
+
+async def submit(engine: Engine, task_id: str, flow_run: FlowRunRecord | None = None) -> VideoTask:
+    """Bring a task to SUBMITTED, or leave it where it is if it is further; final if the provider refuses.
+
+    Raises:
+        UpstreamError: throttled, unavailable, or the outcome is unknown: repeat the step.
+        LeaseLost: somebody else carries the task, or it has ended.
+        RunnerDraining: this runner stops.
+    """
+    task = await engine.ledger.get(task_id)
+    if task.state in (State.QUEUED, State.SUBMITTING):
+        engine.check_open()
+    if task.state is State.SUBMITTING and _intent(task).outcome_unknown:
+        settled = await _settle(engine, task)
+        if settled is not None:
+            return settled
+    if task.state in (State.QUEUED, State.SUBMITTING):
+        task = await _intend(engine, task, flow_run)
+    return await _send(engine, task) if task.state is State.SUBMITTING else task
+
+
+async def _intend(engine: Engine, task: VideoTask, flow_run: FlowRunRecord | None) -> VideoTask:
+    typical = task.typical_seconds
+    if typical is None:
+        known = await engine.ledger.read_durations()
+        typical = typical_seconds(known, engine.client.account.provider, task.request)
+
+    def change(before: VideoTask) -> VideoTask:
+        if before.state not in (State.QUEUED, State.SUBMITTING):
+            return before
+        upstream = before.upstream or _first_intent(engine, before.id)
+        upstream = upstream.model_copy(
+            update={"submit_attempts": upstream.submit_attempts + 1, "outcome_unknown": True}
+        )
+        return before.model_copy(
+            update={
+                "state": State.SUBMITTING,
+                "upstream": upstream,
+                "flow_run": flow_run or before.flow_run,
+                "typical_seconds": typical,
+            }
+        )
+
+    return await engine.advance(task.id, change)
+
+
+def _first_intent(engine: Engine, task_id: str) -> UpstreamRecord:
+    account = engine.client.account
+    return UpstreamRecord(
+        provider=account.provider,
+        dialect=account.dialect,
+        base_url=account.base_url,
+        account=account.name,
+        external_task_id=external_task_id(engine.ledger.ledger_id, task_id),
+        intent_time=datetime.now(UTC),
+    )
+
+
+async def _send(engine: Engine, task: VideoTask) -> VideoTask:
+    external_id = _intent(task).external_task_id
+    try:
+        async with engine.submit_slots:
+            accepted = await engine.client.create(task.request, external_id)
+    except (UpstreamAlreadyExists, UpstreamAmbiguous) as unknown:
+        log.warning("unknown outcome of a submit", video_task=task.id, error=unknown.message)
+        settled = await _settle(engine, task)
+        if settled is not None:
+            return settled
+        raise UpstreamAmbiguous(
+            f"{unknown.message}; the provider does not show {external_id} yet, it is looked up again",
+            retry_after=unknown.retry_after,
+        ) from unknown
+    except UpstreamError as refused:
+        if refused.error_class in _REFUSED:
+            return await engine.fail(task.id, refused)
+        await _note_refusal(engine, task, refused)
+        await asyncio.sleep(refused.retry_after or 0.0)
+        raise
+    task = await _adopt(engine, task, accepted)
+    await engine.trust.learn(external_id)
+    return task
+
+
+async def _settle(engine: Engine, task: VideoTask) -> VideoTask | None:
+    """Find out what became of the last request; None means that nothing was created.
+
+    Raises:
+        UpstreamError: the provider cannot be asked at the moment.
+    """
+    external_id = _intent(task).external_task_id
+    for delay in LOOKUP_DELAYS:
+        await asyncio.sleep(delay)
+        try:
+            return await _adopt(engine, task, await engine.client.get(external_id))
+        except UpstreamNotFound:
+            continue
+        except (UpstreamInvalid, UpstreamPermission) as refused:
+            return await _stop_unresolved(engine, task, refused)
+    if await engine.trust.trusted():
+        return None
+    return await _stop_unresolved(
+        engine,
+        task,
+        UpstreamAmbiguous(
+            f"it is unknown whether the provider has accepted {external_id}, and it is not known to find tasks by "
+            "that id; look into its console, then cancel this task or leave it until the provider answers",
+        ),
+    )
+
+
+async def _adopt(engine: Engine, task: VideoTask, accepted: UpstreamTask) -> VideoTask:
+    def change(before: VideoTask) -> VideoTask:
+        if before.upstream is None or before.upstream.task_id:
+            return before
+        upstream = before.upstream.model_copy(
+            update={
+                "task_id": accepted.task_id,
+                "request_id": accepted.request_id,
+                "status": accepted.status_word,
+                "submit_time": datetime.now(UTC),
+                "outcome_unknown": False,
+            }
+        )
+        if before.state.final:
+            # Cancelled while the request was out. The facts are kept, because they cost money; the state is final.
+            return before.model_copy(update={"upstream": upstream})
+        return before.model_copy(update={"state": State.SUBMITTED, "upstream": upstream, "error": None})
+
+    # Not fenced: it is the same upstream task whoever learns of it, and the fact must not be lost.
+    return await engine.ledger.advance(task.id, change)
+
+
+async def _note_refusal(engine: Engine, task: VideoTask, error: KlingFlowsError) -> None:
+    def change(before: VideoTask) -> VideoTask:
+        if before.state is not State.SUBMITTING or before.upstream is None:
+            return before
+        upstream = before.upstream.model_copy(update={"outcome_unknown": False})
+        return before.model_copy(update={"upstream": upstream, "error": error_record(error)})
+
+    await engine.advance(task.id, change)
+
+
+async def _stop_unresolved(engine: Engine, task: VideoTask, error: UpstreamError) -> VideoTask:
+    def change(before: VideoTask) -> VideoTask:
+        if before.state is not State.SUBMITTING:
+            return before
+        return before.model_copy(update={"state": State.UNRESOLVED, "error": error_record(error)})
+
+    return await engine.advance(task.id, change)
+
+
+def _intent(task: VideoTask) -> UpstreamRecord:
+    if task.upstream is None:
+        raise RuntimeError(f"videoTasks/{task.id} is {task.state} without an intent")
+    return task.upstream

@@ -1,0 +1,95 @@
+"""The wait step: follows the upstream task to its end and writes down what the provider says."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from functools import partial
+
+from kling_flows.engine.durations import duration_key
+from kling_flows.engine.engine import Engine
+from kling_flows.errors import LeaseLost, VideoTaskFailed
+from kling_flows.ledger import State, UpstreamRecord, VideoTask
+from kling_flows.upstream import UpstreamStatus, UpstreamTask
+
+
+async def wait(engine: Engine, task_id: str) -> VideoTask:
+    """Bring a submitted task to ARCHIVING, or to FAILED if the provider failed.
+
+    Raises:
+        LeaseLost: somebody else carries the task, or it has ended.
+        RunnerDraining: this runner stops.
+    """
+    task = await engine.ledger.get(task_id)
+    if task.state not in (State.SUBMITTED, State.PROCESSING):
+        return task
+    engine.check_open()
+    upstream = task.upstream
+    if upstream is None or upstream.submit_time is None:
+        raise RuntimeError(f"videoTasks/{task_id} is {task.state} without an upstream task")
+    age = (datetime.now(UTC) - upstream.submit_time).total_seconds()
+    looks = engine.planner.follow(
+        upstream.task_id, typical_seconds=task.typical_seconds or 0.0, age_seconds=max(age, 0.0)
+    )
+    with engine.lease.watching(task_id, partial(engine.planner.stop_following, upstream.task_id)):
+        async for seen in looks:
+            if seen.status.final:
+                return await _end(engine, task, seen)
+            task = await engine.advance(task_id, lambda before, seen=seen: _progressed(before, seen))
+    engine.check_open()
+    raise LeaseLost(f"videoTasks/{task_id} is no longer carried here")
+
+
+def _progressed(before: VideoTask, seen: UpstreamTask) -> VideoTask:
+    if before.upstream is None or before.state not in (State.SUBMITTED, State.PROCESSING):
+        return before
+    upstream = before.upstream.model_copy(update={"status": seen.status_word})
+    state = State.PROCESSING if seen.status is UpstreamStatus.PROCESSING else before.state
+    return before.model_copy(update={"state": state, "upstream": upstream, "error": None})
+
+
+async def _end(engine: Engine, task: VideoTask, seen: UpstreamTask) -> VideoTask:
+    if task.upstream is None or task.upstream.submit_time is None:
+        raise RuntimeError(f"videoTasks/{task.id} ended upstream without having been submitted")
+    ended = _ended(task.upstream, seen)
+    if seen.status is UpstreamStatus.FAILED or not seen.videos:
+        words = seen.status_message or "the provider gives no reason"
+        message = (
+            f"the provider accepted the task and failed it: {words}"
+            if seen.status is UpstreamStatus.FAILED
+            else "the provider says that the task succeeded but shows no video; ask its support with the task id"
+        )
+        error = VideoTaskFailed(message, metadata={"upstream_task_id": seen.task_id, "status": seen.status_word})
+        return await engine.fail(task.id, error, upstream=ended)
+    engine.ended[task.id] = seen
+
+    def change(before: VideoTask) -> VideoTask:
+        if before.state not in (State.SUBMITTED, State.PROCESSING):
+            return before
+        return before.model_copy(update={"state": State.ARCHIVING, "upstream": ended, "error": None})
+
+    return await engine.ledger.advance_and_learn(
+        task.id,
+        change,
+        runner_id=engine.runner_id,
+        key=duration_key(task.upstream.provider, task.request),
+        seconds=_seconds_at_provider(task.upstream, seen),
+    )
+
+
+def _ended(upstream: UpstreamRecord, seen: UpstreamTask) -> UpstreamRecord:
+    return upstream.model_copy(
+        update={
+            "status": seen.status_word,
+            "status_message": seen.status_message,
+            "end_time": datetime.now(UTC),
+            "settled_units": "" if seen.unit_deduction is None else str(seen.unit_deduction),
+        }
+    )
+
+
+def _seconds_at_provider(upstream: UpstreamRecord, seen: UpstreamTask) -> float:
+    # The provider's own times, where it gives them, do not contain the time until we looked.
+    if seen.created_at is not None and seen.updated_at is not None and seen.updated_at > seen.created_at:
+        return (seen.updated_at - seen.created_at).total_seconds()
+    started = upstream.submit_time or upstream.intent_time
+    return max((datetime.now(UTC) - started).total_seconds(), 0.0)
