@@ -1,0 +1,115 @@
+"""Many videos in one flow run: what a start takes along when video tasks queue up faster than flow runs start."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+from prefect import flow
+from prefect.artifacts import acreate_table_artifact
+from prefect.runtime import flow_run as runtime
+from prefect.states import Completed, Failed
+
+from kling_flows.engine.carry import carry
+from kling_flows.engine.engine import Engine
+from kling_flows.engine.intake import new_video_task, request_digest
+from kling_flows.engine.session import engine_session
+from kling_flows.errors import KlingFlowsError, LeaseLost, RunnerDraining
+from kling_flows.flows.text_to_video import RESULT_STORAGE, attach
+from kling_flows.ledger import FlowRunRecord, State, VideoTask
+from kling_flows.settings import Settings
+from kling_flows.tasks import flow_run_record
+from kling_flows.upstream import TextToVideoRequest
+
+log = structlog.get_logger(__name__)
+
+
+def _run_name() -> str:
+    parameters = runtime.get_parameters()
+    ids = parameters.get("task_ids") or ()
+    if not ids:
+        return f"text-to-videos/{len(parameters.get('requests') or ())}"
+    return f"text-to-videos/{ids[0]}+{len(ids) - 1}"
+
+
+@flow(
+    name="text-to-videos",
+    flow_run_name=_run_name,
+    persist_result=False,
+    result_storage=RESULT_STORAGE,
+    description="Turns many prompts into archived videos in one run, and pays once for each.",
+)
+async def text_to_videos(
+    requests: list[TextToVideoRequest] | None = None, task_ids: list[str] | None = None
+) -> list[VideoTask]:
+    """Generate and archive many videos.
+
+    Args:
+        requests: What to generate, as new video tasks.
+        task_ids: Video tasks to carry on.
+
+    Returns:
+        The video tasks as they ended, requests first. The run is Completed if any of them succeeded.
+
+    Raises:
+        InvalidRequest: a request breaks a rule; nothing was sent.
+    """
+    async with engine_session() as engine:
+        ids = [*await _create(engine, requests or ()), *(task_ids or ())]
+        run = flow_run_record()
+        await asyncio.gather(*(_carry(engine, task_id, run) for task_id in ids))
+        tasks = [await engine.ledger.get(task_id) for task_id in ids]
+    await _show(tasks)
+    return _outcome(tasks)
+
+
+async def _create(engine: Engine, requests: Sequence[TextToVideoRequest]) -> list[str]:
+    tenant = Settings.load().tenant if requests else ""
+    provider = engine.client.account.provider
+    # Made of the run's own id, so that the same run, tried again, is the same videos and pays for none again.
+    new = [
+        new_video_task(request, provider, tenant=tenant, task_id=f"vt-{runtime.get_id()}-{number}")
+        for number, request in enumerate(requests)
+    ]
+    for task in new:
+        await engine.ledger.create_or_get(task, request_digest(task.request, {}, task.id))
+    return [task.id for task in new]
+
+
+async def _carry(engine: Engine, task_id: str, run: FlowRunRecord | None) -> None:
+    try:
+        task = await engine.ledger.claim_one(task_id, engine.runner_id)
+        await attach(engine, task)
+        await carry(engine, task_id, run)
+    except (LeaseLost, RunnerDraining) as interrupted:
+        log.info("interrupted", video_task=task_id, error=interrupted.message)
+    except KlingFlowsError as error:
+        log.warning("a step failed too often; the task is taken up again later", video_task=task_id, error=str(error))
+
+
+async def _show(tasks: Sequence[VideoTask]) -> None:
+    await acreate_table_artifact(
+        table=[
+            {
+                "video task": task.id,
+                "state": task.state.value,
+                "prompt": task.request.prompt[:80],
+                "video": task.artifacts[0].uri if task.artifacts else "",
+                "error": task.error.message if task.error else "",
+            }
+            for task in tasks
+        ],
+        key="video-tasks",
+        description="The video tasks of this run",
+    )
+
+
+def _outcome(tasks: Sequence[VideoTask]) -> Any:
+    counts = Counter(task.state for task in tasks)
+    summary = ", ".join(f"{count} {state}" for state, count in sorted(counts.items())) or "nothing to do"
+    if tasks and not counts[State.SUCCEEDED]:
+        return Failed(message=summary)
+    return Completed(message=summary, data=list(tasks))

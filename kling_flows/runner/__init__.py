@@ -1,0 +1,1 @@
+"""The runner: the process that carries video tasks forward by running Prefect flows."""

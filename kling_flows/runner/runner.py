@@ -1,0 +1,109 @@
+"""Claims video tasks and has them carried, until told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final
+
+import structlog
+from prefect import get_client
+from prefect.context import AsyncClientContext, SyncClientContext
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+from kling_flows.engine.engine import Engine
+from kling_flows.errors import LedgerUnavailable
+from kling_flows.runner.dispatch import InProcessDispatch
+from kling_flows.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+#: Most tasks that one claim takes.
+_CLAIM_LIMIT: Final = 500
+
+#: Seconds for which commits are gathered before the queue is looked at again.
+_GATHER_SECONDS: Final = 0.02
+
+#: Longest time between two looks at the queue.
+_LOOK_SECONDS: Final = 5.0
+
+#: Seconds that steps get to come to a safe point.
+_DRAIN_SECONDS: Final = 10.0
+
+_PREFECT_SECONDS: Final = 0.25
+
+
+async def run(settings: Settings, stop: asyncio.Event) -> int:
+    """Carry video tasks until ``stop`` is set, then drain.
+
+    Returns:
+        0, or 75 (try again) if peers have declared this runner dead and it has to come back under another identity.
+
+    Raises:
+        ConfigurationError: something that the settings name cannot be used.
+    """
+    async with AsyncExitStack() as stack:
+        engine = await stack.enter_async_context(Engine.open(settings))
+        if not await _prefect_is_up(stop):
+            return 0
+        await stack.enter_async_context(_shared_prefect_clients())
+        dispatch = InProcessDispatch(engine, settings.group_limit)
+        await engine.lease.free_dead_peers()
+        log.info("carrying video tasks", runner=engine.runner_id, provider=str(engine.client.account.provider))
+        gc.collect()
+        gc.freeze()
+        starting = asyncio.create_task(dispatch.run(), name="dispatch")
+        claiming = asyncio.create_task(_claim_forever(engine, dispatch, settings.max_in_flight), name="claim")
+        ending = [asyncio.create_task(event.wait()) for event in (stop, engine.lease.lost)]
+        await asyncio.wait([*ending, starting, claiming], return_when=asyncio.FIRST_COMPLETED)
+        log.info("draining", video_tasks=dispatch.in_flight)
+        engine.drain()
+        for task in (claiming, starting, *ending):
+            task.cancel()
+        outcomes = await asyncio.gather(claiming, starting, return_exceptions=True)
+        await dispatch.drain(_DRAIN_SECONDS)
+        for outcome in outcomes:
+            if isinstance(outcome, Exception):
+                raise outcome
+        return 75 if engine.lease.lost.is_set() else 0
+
+
+@asynccontextmanager
+async def _shared_prefect_clients() -> AsyncGenerator[None]:
+    # Without these every run opens HTTP clients of its own and starts a thread for heartbeats; a lost runner is
+    # recognised by its lease, not by them.
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}), SyncClientContext.get_or_create():
+        async with AsyncClientContext.get_or_create():
+            yield
+
+
+async def _prefect_is_up(stop: asyncio.Event) -> bool:
+    async with get_client() as client:
+        while not stop.is_set():
+            error = await client.api_healthcheck()
+            if error is None:
+                return True
+            log.debug("waiting for Prefect", error=str(error))
+            await asyncio.sleep(_PREFECT_SECONDS)
+    return False
+
+
+async def _claim_forever(engine: Engine, dispatch: InProcessDispatch, max_in_flight: int) -> None:
+    while True:
+        changes = engine.ledger.changes()
+        sleep = _LOOK_SECONDS
+        try:
+            room = max_in_flight - dispatch.in_flight
+            ready, later = await engine.ledger.claimable()
+            if ready and room > 0:
+                dispatch.put(await engine.ledger.claim(engine.runner_id, min(room, _CLAIM_LIMIT)))
+                sleep = 0.0
+            elif later is not None:
+                sleep = min(max(later - time.time(), _GATHER_SECONDS), _LOOK_SECONDS)
+        except LedgerUnavailable as error:
+            log.warning("the queue cannot be read", error=error.message)
+        await changes.wait(sleep)
+        await asyncio.sleep(_GATHER_SECONDS)

@@ -1,0 +1,145 @@
+"""Starts the roles in an order that answers first, keeps them running, and drains them in the reverse one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final, Literal
+
+import structlog
+
+from kling_flows.errors import ConfigurationError
+from kling_flows.logs import configure_logging
+from kling_flows.processes import READY_VARIABLE, watch_parent
+from kling_flows.serve.children import Child, ChildFailed
+from kling_flows.settings import Settings, split_address
+
+log = structlog.get_logger(__name__)
+
+Role = Literal["all", "front", "runner"]
+
+#: Seconds that the front gets before the others start and take its CPU.
+_FRONT_FIRST_SECONDS: Final = 5.0
+
+
+def run(settings: Settings, role: Role = "all") -> int:
+    """Serve until SIGTERM, SIGINT or the end of the parent.
+
+    Args:
+        settings: For all roles.
+        role: ``front``, ``runner``, or both with a local Prefect server unless the settings name another one.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        ConfigurationError: something that the settings name cannot be used.
+    """
+    configure_logging()
+    settings.account()
+    split_address("KLING_FLOWS_LISTEN", settings.listen)
+    _prepare(settings.state_dir)
+    return asyncio.run(_Supervisor(settings, role).run())
+
+
+class _Supervisor:
+    def __init__(self, settings: Settings, role: Role) -> None:
+        self._settings = settings
+        self._front: list[Child] = []
+        self._behind: list[Child] = []
+        self._prefect: list[Child] = []
+        environment = dict(settings.environment())
+        if role in ("all", "runner") and settings.prefect_api_url is None:
+            host, port = _free_address("KLING_FLOWS_PREFECT_LISTEN", settings.prefect_listen)
+            environment["KLING_FLOWS_PREFECT_LISTEN"] = f"{host}:{port}"
+            home = settings.state_dir.absolute() / "prefect"
+            self._prefect.append(
+                Child(
+                    "prefect",
+                    "kling_flows.runner.prefect_server",
+                    (host, str(port)),
+                    environment={"PREFECT_HOME": str(home)},
+                    log_file=home / "server.log",
+                )
+            )
+        self._ready = Path(os.environ.get(READY_VARIABLE) or settings.state_dir.absolute() / "front.address")
+        if role in ("all", "front"):
+            self._front.append(
+                Child("front", "grpc_server", environment={READY_VARIABLE: str(self._ready)} | environment)
+            )
+        if role in ("all", "runner"):
+            self._behind.append(Child("runner", "kling_flows.runner", environment=environment))
+
+    async def run(self) -> int:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        watch_parent(partial(_set_from_thread, loop, stop))
+        keeping: list[asyncio.Task[None]] = []
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            self._ready.unlink(missing_ok=True)
+            keeping.extend(_keep(self._front))
+            await self._front_ready([stopping, *keeping])
+            keeping.extend(_keep([*self._prefect, *self._behind]))
+            await asyncio.wait([stopping, *keeping], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+            log.info("draining")
+            await asyncio.gather(*(child.stop() for child in (*self._front, *self._behind)))
+            await asyncio.gather(*(child.stop() for child in self._prefect))
+            for task in keeping:
+                task.cancel()
+        outcomes = await asyncio.gather(*keeping, return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, ChildFailed):
+                return outcome.exit_code
+            if isinstance(outcome, Exception):
+                raise outcome
+        return 0
+
+    async def _front_ready(self, ending: Sequence[asyncio.Task[object]]) -> None:
+        # On few cores Prefect's start would take the CPU from the front, which answers at once if it comes first.
+        deadline = asyncio.get_running_loop().time() + _FRONT_FIRST_SECONDS
+        while self._front and asyncio.get_running_loop().time() < deadline:
+            if await asyncio.to_thread(self._ready.exists):
+                return
+            done, _ = await asyncio.wait(ending, timeout=0.05, return_when=asyncio.FIRST_COMPLETED)
+            if done:
+                return
+
+
+def _set_from_thread(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
+    loop.call_soon_threadsafe(event.set)
+
+
+def _keep(children: Sequence[Child]) -> list[asyncio.Task[None]]:
+    return [asyncio.create_task(child.keep_running(), name=child.name) for child in children]
+
+
+def _prepare(state_dir: Path) -> None:
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise ConfigurationError(
+            "KLING_FLOWS_STATE_DIR", f"{state_dir} cannot be used ({error}); name a folder that can be written"
+        ) from error
+
+
+def _free_address(setting: str, address: str) -> tuple[str, int]:
+    host, port = split_address(setting, address)
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ConfigurationError(
+                setting, f"{address} cannot be used ({error.strerror}); name another one, for example {host}:0"
+            ) from error
+        return host, probe.getsockname()[1]
