@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 from collections.abc import Callable
@@ -12,6 +13,15 @@ PARENT_VARIABLE: Final = "KLING_FLOWS_PARENT_FD"
 
 #: A file into which the front writes its address once it serves.
 READY_VARIABLE: Final = "KLING_FLOWS_READY_FILE"
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """uvloop's, where it is installed: it takes a quarter off the CPU of a message."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
 
 
 def watch_parent(on_end: Callable[[], None]) -> None:

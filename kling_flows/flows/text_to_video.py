@@ -16,6 +16,7 @@ from kling_flows.engine.failures import ending
 from kling_flows.engine.intake import new_video_task, request_digest
 from kling_flows.engine.session import engine_session
 from kling_flows.errors import LeaseLost, RunnerDraining, VideoTaskCancelled, VideoTaskNotFound, VideoTaskUnresolved
+from kling_flows.flows.names import run_name
 from kling_flows.ledger import State, VideoTask
 from kling_flows.settings import Settings
 from kling_flows.tasks import archive_video, flow_run_record, submit_video, wait_for_video
@@ -26,7 +27,7 @@ RESULT_STORAGE = Path(gettempdir())
 
 
 def _run_name() -> str:
-    return f"text-to-video/{_task_id(runtime.get_parameters().get('task_id'))}"
+    return run_name(_task_id(runtime.get_parameters().get("task_id")))
 
 
 def _task_id(given: str | None) -> str:

@@ -18,6 +18,7 @@ from kling_flows.engine.engine import Engine
 from kling_flows.engine.intake import new_video_task, request_digest
 from kling_flows.engine.session import engine_session
 from kling_flows.errors import KlingFlowsError, LeaseLost, RunnerDraining
+from kling_flows.flows.names import batch_run_name
 from kling_flows.flows.text_to_video import RESULT_STORAGE, attach
 from kling_flows.ledger import FlowRunRecord, State, VideoTask
 from kling_flows.settings import Settings
@@ -32,7 +33,7 @@ def _run_name() -> str:
     ids = parameters.get("task_ids") or ()
     if not ids:
         return f"text-to-videos/{len(parameters.get('requests') or ())}"
-    return f"text-to-videos/{ids[0]}+{len(ids) - 1}"
+    return batch_run_name(ids)
 
 
 @flow(

@@ -146,9 +146,9 @@ class Ledger:
         """See :func:`operations.claim_one`."""
         return await self._write(lambda c: operations.claim_one(c, task_id, runner_id))
 
-    async def claimable(self) -> tuple[bool, float | None]:
-        """Whether a task can be claimed now, and else when the next one can, in seconds since the epoch."""
-        return await self._read(operations.claimable)
+    async def claimable_from(self) -> float | None:
+        """See :func:`operations.claimable_from`."""
+        return await self._read(operations.claimable_from)
 
     async def release_after(self, task_ids: Sequence[str], runner_id: str, seconds: float) -> None:
         """Give tasks back; nobody takes them again before so many seconds have passed."""

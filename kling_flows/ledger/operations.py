@@ -194,15 +194,13 @@ def release(conn: Connection, task_ids: Sequence[str], runner_id: str, *, not_be
     )
 
 
-def claimable(conn: Connection) -> tuple[bool, float | None]:
-    """Whether a task can be claimed now, and else when the next one can, in seconds since the epoch."""
-    nobodys = (video_tasks.c.runner_id.is_(None), video_tasks.c.state.in_(sorted(ACTIVE_STATES)))
-    now = time.time()
-    ready = select(video_tasks.c.seq).where(*nobodys)
-    ready = ready.where(video_tasks.c.not_before.is_(None) | (video_tasks.c.not_before <= now)).limit(1)
-    if conn.execute(ready).first() is not None:
-        return True, None
-    return False, conn.execute(select(func.min(video_tasks.c.not_before)).where(*nobodys)).scalar_one()
+def claimable_from(conn: Connection) -> float | None:
+    """When the next task can be claimed, in seconds since the epoch; in the past: now; None: there is none."""
+    return conn.execute(
+        select(func.min(func.coalesce(video_tasks.c.not_before, 0.0)))
+        .where(video_tasks.c.runner_id.is_(None))
+        .where(video_tasks.c.state.in_(sorted(ACTIVE_STATES)))
+    ).scalar_one()
 
 
 def open_lease(conn: Connection, lease: Lease) -> None:

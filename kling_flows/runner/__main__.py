@@ -11,7 +11,7 @@ from types import FrameType
 
 from kling_flows.errors import KlingFlowsError
 from kling_flows.logs import configure_logging
-from kling_flows.processes import watch_parent
+from kling_flows.processes import new_event_loop, watch_parent
 from kling_flows.settings import Settings
 
 
@@ -60,7 +60,8 @@ class _Main:
 
     def _thread(self) -> None:
         try:
-            self._exit_code = asyncio.run(self._main())
+            with asyncio.Runner(loop_factory=new_event_loop) as runner:
+                self._exit_code = runner.run(self._main())
         except KlingFlowsError as error:
             sys.stderr.write(f"{error.message}\n")
             self._exit_code = error.exit_code

@@ -24,7 +24,9 @@ from kling_flows.engine.retries import REDISPATCH_SECONDS
 from kling_flows.engine.session import engine_session, flow_started
 from kling_flows.errors import KlingFlowsError, LedgerUnavailable
 from kling_flows.flows import text_to_video, text_to_videos
+from kling_flows.flows.names import batch_run_name, run_name
 from kling_flows.ledger import VideoTask
+from kling_flows.runner.prefect_client import planned_run_name
 
 log = structlog.get_logger(__name__)
 
@@ -90,6 +92,7 @@ class InProcessDispatch:
         call: Coroutine[Any, Any, Any] = (
             _one(group[0].request, task_id=ids[0]) if len(group) == 1 else _many(task_ids=ids)
         )
+        planned_run_name.set(run_name(ids[0]) if len(ids) == 1 else batch_run_name(ids))
         started = asyncio.Event()
         run = asyncio.create_task(self._carry(call, ids, started), name=f"flow-run/{ids[0]}")
         self._runs[run] = ids

@@ -5,8 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from typing import Final
 
 from kling_flows.processes import watch_parent
+
+# By default every event of a task run is a transaction of its own; a second's worth together costs a third less CPU.
+_BATCHED: Final = {
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "200",
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "2",
+}
 
 
 def main(host: str, port: str) -> None:
@@ -19,6 +28,7 @@ def main(host: str, port: str) -> None:
             "PREFECT_API_URL": f"http://{host}:{port}/api",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "DO_NOT_TRACK": "1",
+            **_BATCHED,
         }
     )
     import uvicorn

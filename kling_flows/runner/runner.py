@@ -11,12 +11,13 @@ from typing import Final
 
 import structlog
 from prefect import get_client
-from prefect.context import AsyncClientContext, SyncClientContext
+from prefect.context import SyncClientContext
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
 from kling_flows.engine.engine import Engine
 from kling_flows.errors import LedgerUnavailable
 from kling_flows.runner.dispatch import InProcessDispatch
+from kling_flows.runner.prefect_client import lean_client_context
 from kling_flows.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -25,7 +26,7 @@ log = structlog.get_logger(__name__)
 _CLAIM_LIMIT: Final = 500
 
 #: Seconds for which commits are gathered before the queue is looked at again.
-_GATHER_SECONDS: Final = 0.02
+_GATHER_SECONDS: Final = 0.03
 
 #: Longest time between two looks at the queue.
 _LOOK_SECONDS: Final = 5.0
@@ -76,7 +77,7 @@ async def _shared_prefect_clients() -> AsyncGenerator[None]:
     # Without these every run opens HTTP clients of its own and starts a thread for heartbeats; a lost runner is
     # recognised by its lease, not by them.
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}), SyncClientContext.get_or_create():
-        async with AsyncClientContext.get_or_create():
+        async with lean_client_context():
             yield
 
 
@@ -97,12 +98,12 @@ async def _claim_forever(engine: Engine, dispatch: InProcessDispatch, max_in_fli
         sleep = _LOOK_SECONDS
         try:
             room = max_in_flight - dispatch.in_flight
-            ready, later = await engine.ledger.claimable()
-            if ready and room > 0:
+            start = await engine.ledger.claimable_from()
+            if start is not None and start <= time.time() and room > 0:
                 dispatch.put(await engine.ledger.claim(engine.runner_id, min(room, _CLAIM_LIMIT)))
                 sleep = 0.0
-            elif later is not None:
-                sleep = min(max(later - time.time(), _GATHER_SECONDS), _LOOK_SECONDS)
+            elif start is not None:
+                sleep = min(max(start - time.time(), _GATHER_SECONDS), _LOOK_SECONDS)
         except LedgerUnavailable as error:
             log.warning("the queue cannot be read", error=error.message)
         await changes.wait(sleep)
