@@ -6,7 +6,9 @@ BIN := $(VENV)/bin
 UV_VERSION := 0.13.9
 UV := $(BIN)/uv
 STAMP := $(VENV)/.synced
-SOURCES := kling_flows grpc_server tests benchmarks
+PROTO_OUT ?= .
+PROTOC = $(BIN)/python -m grpc_tools.protoc -I protos \
+  --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc
 
 .PHONY: help demo test check lint types protos protos-check format bench clean
 
@@ -45,12 +47,8 @@ format: $(STAMP) ## Format and fix what can be fixed
 	$(BIN)/ruff format .
 
 protos: $(STAMP) ## Generate kling_flows/v1 from protos/
-	$(BIN)/python -m grpc_tools.protoc -I protos \
-	  --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
-	  --python_out=. --mypy_out=quiet:. protos/kling_flows/v1/*.proto
-	$(BIN)/python -m grpc_tools.protoc -I protos \
-	  --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
-	  --grpc_python_out=. --mypy_grpc_out=quiet:. protos/kling_flows/v1/video_task_service.proto
+	@$(PROTOC) --python_out=$(PROTO_OUT) --mypy_out=quiet:$(PROTO_OUT) protos/kling_flows/v1/*.proto
+	@$(PROTOC) --grpc_python_out=$(PROTO_OUT) --mypy_grpc_out=quiet:$(PROTO_OUT) protos/kling_flows/v1/video_task_service.proto
 
 protos-check: $(STAMP)
 	@$(BIN)/python tests/tools/check_stubs.py
