@@ -10,7 +10,7 @@ PROTO_OUT ?= .
 PROTOC = $(BIN)/python -m grpc_tools.protoc -I protos \
   --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc
 
-.PHONY: help demo test check lint types protos protos-check format bench clean
+.PHONY: help demo test check lint types protos protos-check reference reference-check format bench clean
 
 help: ## What can be made
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,12 +26,12 @@ $(STAMP): pyproject.toml uv.lock | $(UV)
 	@touch $@
 
 demo: $(STAMP) ## From a prompt to a video, without a key
-	@$(BIN)/kling-flows demo
+	@$(BIN)/kling-flows demo $(if $(PROMPT),"$(PROMPT)")
 
 test: check ## All checks and all tests
 	$(BIN)/pytest
 
-check: lint types protos-check ## Lint, types, layers, stubs
+check: lint types protos-check reference-check ## Lint, types, layers, stubs
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -52,6 +52,12 @@ protos: $(STAMP) ## Generate kling_flows/v1 from protos/
 
 protos-check: $(STAMP)
 	@$(BIN)/python tests/tools/check_stubs.py
+
+reference: $(STAMP) ## Write the tables of docs/ from the code
+	@PYTHONPATH=. $(BIN)/python tests/tools/reference.py
+
+reference-check: $(STAMP)
+	@PYTHONPATH=. $(BIN)/python tests/tools/reference.py --check
 
 bench: $(STAMP) ## The short benchmark
 	$(BIN)/python -m benchmarks

@@ -189,7 +189,7 @@ class VideoTaskUnresolved(KlingFlowsError):
 
     reason = "UPSTREAM_AMBIGUOUS"
     grpc_code = "UNAVAILABLE"
-    exit_code = 7
+    exit_code = 13
 
 
 class ArchiveError(KlingFlowsError):

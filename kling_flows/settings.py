@@ -23,8 +23,8 @@ PREFIX = "KLING_FLOWS_"
 CONFIG_VARIABLE = "KLING_FLOWS_CONFIG"
 
 
-def _key(*names: str) -> Any:
-    return Field(None, validation_alias=AliasChoices(*names, *(name.lower() for name in names)))
+def _key(name: str, description: str) -> Any:
+    return Field(None, validation_alias=AliasChoices(name, name.lower()), description=description)
 
 
 class Settings(BaseSettings):
@@ -65,10 +65,10 @@ class Settings(BaseSettings):
         4, description="Most videos that are copied into the archive at a time."
     )
 
-    kling_api_key: SecretStr | None = _key("KLING_API_KEY")
-    kling_access_key: SecretStr | None = _key("KLING_ACCESS_KEY")
-    kling_secret_key: SecretStr | None = _key("KLING_SECRET_KEY")
-    cometapi_key: SecretStr | None = _key("COMETAPI_KEY")
+    kling_api_key: SecretStr | None = _key("KLING_API_KEY", "A static API key of Kling.")
+    kling_access_key: SecretStr | None = _key("KLING_ACCESS_KEY", "Kling's access key; goes with the secret key.")
+    kling_secret_key: SecretStr | None = _key("KLING_SECRET_KEY", "Kling's secret key.")
+    cometapi_key: SecretStr | None = _key("COMETAPI_KEY", "A key of CometAPI.")
 
     @classmethod
     def load(cls, **flags: Any) -> Self:

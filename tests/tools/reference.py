@@ -1,0 +1,72 @@
+"""Writes the tables of docs/errors.md and docs/settings.md from the code; `--check` only compares."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from kling_flows.errors import KlingFlowsError
+from kling_flows.settings import PREFIX, Settings
+from kling_flows.upstream import UpstreamError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def _tree(base: type[KlingFlowsError]) -> Iterator[type[KlingFlowsError]]:
+    for kind in base.__subclasses__():
+        yield kind
+        yield from _tree(kind)
+
+
+def _first_line(kind: type[KlingFlowsError]) -> str:
+    return (kind.__doc__ or "").splitlines()[0].replace("``", "`")
+
+
+def errors_table() -> str:
+    rows = {
+        f"| `{kind.reason}` | `{kind.grpc_code}` | {kind.exit_code} | {_first_line(kind)} |"
+        for kind in _tree(KlingFlowsError)
+        if kind is not UpstreamError and kind.__module__.startswith("kling_flows.")
+    }
+    rows.add("| `INTERNAL` | `INTERNAL` | 1 | A bug of ours; the incident id finds it in the server's log. |")
+    return "\n".join(["| Reason | gRPC status | Exit code | Meaning |", "|---|---|---|---|", *sorted(rows)])
+
+
+def settings_table() -> str:
+    rows: list[str] = []
+    for name, info in Settings.model_fields.items():
+        key = info.validation_alias is not None
+        shown = name.upper() if key else PREFIX + name.upper()
+        default = "" if info.default is None or name == "state_dir" else f"`{info.default}`"
+        rows.append(f"| `{shown}` | {info.description} | {default} |")
+    return "\n".join(["| Variable | Meaning | Default |", "|---|---|---|", *rows])
+
+
+def render(text: str, name: str, table: str) -> str:
+    return re.sub(
+        rf"(<!-- {name}:begin -->\n).*?(<!-- {name}:end -->)", lambda m: f"{m[1]}{table}\n{m[2]}", text, flags=re.DOTALL
+    )
+
+
+def main(check: bool) -> int:
+    import kling_flows.archive  # noqa: F401 - for its errors
+
+    stale: list[str] = []
+    for name, table in (("errors", errors_table()), ("settings", settings_table())):
+        page = ROOT / "docs" / f"{name}.md"
+        text = page.read_text()
+        fresh = render(text, name, table)
+        if fresh != text:
+            stale.append(str(page.relative_to(ROOT)))
+            if not check:
+                page.write_text(fresh)
+    if check and stale:
+        sys.stderr.write(f"stale: {', '.join(stale)}; run `make reference` and commit the result\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main("--check" in sys.argv[1:]))
