@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from kling_flows.upstream.account import Account, account_name
 from kling_flows.upstream.auth import ApiKeyCredentials, Credentials, JwtCredentials
 from kling_flows.upstream.capabilities import CapabilityMap, ModelCapabilities, ModelStatus, capability_map
-from kling_flows.upstream.client import OnCall, UpstreamClient
 from kling_flows.upstream.constants import DEFAULT_BASE_URLS, KlingCode, Provider, StatusWord
 from kling_flows.upstream.errors import (
     ErrorClass,
@@ -34,6 +36,9 @@ from kling_flows.upstream.request import (
 from kling_flows.upstream.task import UpstreamStatus, UpstreamTask, UpstreamVideo
 from kling_flows.upstream.validation import check, validate
 from kling_flows.upstream.vocabulary import CameraMovement, Mode, Rule, ShotType, Sound
+
+if TYPE_CHECKING:
+    from kling_flows.upstream.client import OnCall, UpstreamClient
 
 __all__ = [
     "DEFAULT_BASE_URLS",
@@ -82,3 +87,10 @@ __all__ = [
     "parse_request",
     "validate",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # On demand: whoever only checks requests, as the front does, need not wait for the HTTP client.
+    if name in ("OnCall", "UpstreamClient"):
+        return getattr(import_module("kling_flows.upstream.client"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

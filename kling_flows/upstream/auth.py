@@ -7,8 +7,6 @@ import json
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from jwt import PyJWS
-from jwt.algorithms import HMACAlgorithm
 from pydantic import SecretStr
 
 from kling_flows.errors import ConfigurationError
@@ -38,22 +36,6 @@ class Credentials(Protocol):
     def invalidate(self) -> bool:
         """Forget what was derived from the key; return whether the next header can differ from the last."""
         ...
-
-
-class _AnyLengthHmac(HMACAlgorithm):
-    """HMAC without PyJWT's advice on key length: Kling chooses the length of its secret keys, its user cannot."""
-
-    def check_key_length(self, key: bytes) -> str | None:
-        return None
-
-
-def _jws() -> PyJWS:
-    jws = PyJWS(algorithms=[])
-    jws.register_algorithm("HS256", _AnyLengthHmac(HMACAlgorithm.SHA256))
-    return jws
-
-
-_JWS: Final = _jws()
 
 
 @dataclass(slots=True)
@@ -115,7 +97,9 @@ class JwtCredentials:
     def _sign(self, now: int) -> str:
         claims = {"iss": self.access_key, "exp": now + JWT_LIFETIME, "nbf": now - JWT_SKEW}
         payload = json.dumps(claims, separators=(",", ":")).encode()
-        return _JWS.encode(payload, self.secret_key.get_secret_value(), algorithm="HS256")
+        from kling_flows.upstream.signing import JWS
+
+        return JWS.encode(payload, self.secret_key.get_secret_value(), algorithm="HS256")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
