@@ -9,7 +9,7 @@ import socket
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import structlog
 
@@ -18,6 +18,9 @@ from kling_flows.logs import configure_logging
 from kling_flows.processes import READY_VARIABLE, watch_parent
 from kling_flows.serve.children import Child, ChildFailed
 from kling_flows.settings import Settings, split_address
+
+if TYPE_CHECKING:
+    from kling_flows.archive import VideoArchive
 
 log = structlog.get_logger(__name__)
 
@@ -87,8 +90,10 @@ class _Supervisor:
             self._ready.unlink(missing_ok=True)
             keeping.extend(_keep(self._front))
             await self._front_ready([stopping, *keeping])
-            keeping.extend(_keep([*self._prefect, *self._behind]))
-            await asyncio.wait([stopping, *keeping], return_when=asyncio.FIRST_COMPLETED)
+            if not any(task.done() for task in (stopping, *keeping)):
+                await self._check_archive()
+                keeping.extend(_keep([*self._prefect, *self._behind]))
+                await asyncio.wait([stopping, *keeping], return_when=asyncio.FIRST_COMPLETED)
         finally:
             stopping.cancel()
             log.info("draining")
@@ -104,6 +109,12 @@ class _Supervisor:
                 raise outcome
         return 0
 
+    async def _check_archive(self) -> None:
+        # The runner does so too, but only after Prefect's long start.
+        if self._behind:
+            archive = await asyncio.to_thread(_open_archive, self._settings.archive_address)
+            await archive.close()
+
     async def _front_ready(self, ending: Sequence[asyncio.Task[object]]) -> None:
         # On few cores Prefect's start would take the CPU from the front, which answers at once if it comes first.
         deadline = asyncio.get_running_loop().time() + _FRONT_FIRST_SECONDS
@@ -113,6 +124,13 @@ class _Supervisor:
             done, _ = await asyncio.wait(ending, timeout=0.05, return_when=asyncio.FIRST_COMPLETED)
             if done:
                 return
+
+
+def _open_archive(address: str) -> VideoArchive:
+    # On demand: the front answers sooner without it.
+    from kling_flows.archive import VideoArchive
+
+    return VideoArchive.open(address)
 
 
 def _set_from_thread(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
