@@ -1,0 +1,1 @@
+"""The front: a stateless gRPC server over the ledger. Run it with ``python -m grpc_server``."""

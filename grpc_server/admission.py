@@ -1,0 +1,46 @@
+"""Whether one more video task may wait."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Final
+
+from kling_flows.errors import QueueFull
+from kling_flows.ledger import Ledger
+
+#: Seconds that a count is used; between two counts, what this front admits is added to it.
+COUNT_SECONDS: Final = 1.0
+
+
+class Admission:
+    """Keeps the queue below its limit with one count a second, however many tasks are created."""
+
+    def __init__(self, ledger: Ledger, limit: int) -> None:
+        self._ledger = ledger
+        self._limit = limit
+        self._waiting = 0
+        self._expires = 0.0
+        self._counting = asyncio.Lock()
+
+    async def admit(self) -> None:
+        """Take a place in the queue.
+
+        Raises:
+            QueueFull: there is none.
+        """
+        if time.monotonic() >= self._expires:
+            await self._count()
+        if self._waiting >= self._limit:
+            raise QueueFull(
+                f"{self._limit} video tasks or more are waiting, which is the limit; try again later",
+                metadata={"limit": str(self._limit)},
+            )
+        self._waiting += 1
+
+    async def _count(self) -> None:
+        async with self._counting:
+            if time.monotonic() < self._expires:
+                return
+            self._waiting = await self._ledger.count_waiting()
+            self._expires = time.monotonic() + COUNT_SECONDS

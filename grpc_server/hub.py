@@ -1,0 +1,244 @@
+"""One tail of the ledger's log for all watchers of this process, and the newest events in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_right
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
+from operator import attrgetter
+from typing import Final
+
+import structlog
+
+from grpc_server.convert import message_of
+from kling_flows.errors import ResumeTokenExpired
+from kling_flows.ledger import Event, Ledger, State, VideoTask
+from kling_flows.v1.video_task_service_pb2 import WatchVideoTasksResponse
+
+#: How many of the newest events are kept in memory.
+RING_SIZE: Final = 4_096
+
+#: The ring is trimmed by so many at a time.
+_TRIM: Final = 512
+
+#: Events that one look at the log reads.
+_PULL_SIZE: Final = 500
+
+#: Seconds after which the log is looked at even if no commit was signalled.
+_LOOK_SECONDS: Final = 5.0
+
+#: Seconds between two tries while the log cannot be read.
+_RETRY_SECONDS: Final = 0.5
+
+log = structlog.get_logger(__name__)
+
+
+def encode_task(task: VideoTask, *, full: bool) -> bytes:
+    """A part of a WatchVideoTasksResponse that holds one task; parts joined are one response that holds them all."""
+    return WatchVideoTasksResponse(video_tasks=[message_of(task, full=full)]).SerializeToString()
+
+
+class Entry:
+    """An event as watchers share it: encoded once for each view, when the first of them asks."""
+
+    __slots__ = ("_parts", "position", "previous", "task")
+
+    def __init__(self, event: Event, previous: State | None) -> None:
+        self.position = event.position
+        self.task = event.task
+        #: The task's state before this event; None if there was none or it is not known.
+        self.previous = previous
+        self._parts: dict[bool, bytes] = {}
+
+    def part(self, *, full: bool) -> bytes:
+        """See :func:`encode_task`."""
+        part = self._parts.get(full)
+        if part is None:
+            part = self._parts[full] = encode_task(self.task, full=full)
+        return part
+
+
+class Subscription:
+    """What a watcher sleeps on. It holds no events: only from where on there are some for it."""
+
+    __slots__ = ("_woken", "missed")
+
+    def __init__(self) -> None:
+        self._woken = asyncio.Event()
+        #: Position just before the first event for this watcher since :meth:`rest`; None if there was none.
+        self.missed: int | None = None
+
+    def rest(self) -> None:
+        """Start afresh; only right while the watcher has seen everything up to the hub's head."""
+        self.missed = None
+        self._woken.clear()
+
+    async def wait(self, seconds: float) -> None:
+        """Sleep until there is something to do, at most so many seconds."""
+        try:
+            async with asyncio.timeout(max(seconds, 0)):
+                await self._woken.wait()
+        except TimeoutError:
+            return
+
+    def miss(self, position: int) -> None:
+        """Note that there is an event at ``position``."""
+        if self.missed is None:
+            self.missed = position - 1
+            self._woken.set()
+
+    def wake(self) -> None:
+        """Wake the watcher without an event."""
+        self._woken.set()
+
+
+class Hub:
+    """Follows the log. It knows the events of one tenant only, so that no watcher can see another's."""
+
+    def __init__(self, ledger: Ledger, tenant: str) -> None:
+        self._ledger = ledger
+        self._tenant = tenant
+        self._ring: list[Entry] = []
+        # Every event of the tenant with a position in (floor, head] is in the ring.
+        self._floor = 0
+        self.head = 0
+        self._moved = asyncio.Event()
+        self._last_states: dict[str, State] = {}
+        self._for_all: set[Subscription] = set()
+        self._by_task: dict[str, set[Subscription]] = {}
+        self._follower: asyncio.Task[None] | None = None
+        self.draining = False
+        #: False while the log cannot be read.
+        self.following = False
+
+    async def start(self) -> None:
+        """Read the newest events, so that watchers who come back after a restart are served from memory; then follow.
+
+        Raises:
+            LedgerUnavailable: the log cannot be read.
+        """
+        self.head = self._floor = max(0, await self._ledger.head() - RING_SIZE)
+        while await self._pull():
+            pass
+        self.following = True
+        self._follower = asyncio.create_task(self._follow(), name="hub")
+
+    def drain(self) -> None:
+        """Wake every watcher; each sees ``draining`` and ends."""
+        self.draining = True
+        for subscription in self._for_all.union(*self._by_task.values()):
+            subscription.wake()
+        self._notify()
+
+    async def close(self) -> None:
+        """Stop following."""
+        if self._follower is not None:
+            self._follower.cancel()
+            await asyncio.wait([self._follower])
+
+    @contextmanager
+    def subscribe(self, task_ids: Iterable[str]) -> Generator[Subscription]:
+        """Be woken by events of these tasks, or of any task if there are none."""
+        subscription = Subscription()
+        ids = tuple(task_ids)
+        if not ids:
+            self._for_all.add(subscription)
+        for task_id in ids:
+            self._by_task.setdefault(task_id, set()).add(subscription)
+        try:
+            yield subscription
+        finally:
+            self._for_all.discard(subscription)
+            for task_id in ids:
+                subscribers = self._by_task[task_id]
+                subscribers.discard(subscription)
+                if not subscribers:
+                    del self._by_task[task_id]
+
+    async def reach(self, position: int) -> None:
+        """Wait until everything up to ``position`` is in the ring, or until the drain."""
+        while self.head < position and not self.draining:
+            await self._moved.wait()
+
+    async def read(self, after: int, limit: int) -> tuple[Sequence[Entry], int]:
+        """Up to ``limit`` events after a position, and the position up to which these are all; does not wait.
+
+        Raises:
+            ResumeTokenExpired: some of them are no longer kept.
+            LedgerUnavailable: they are not in memory and the ledger cannot be read.
+        """
+        if after >= self._floor:
+            start = bisect_right(self._ring, after, key=attrgetter("position"))
+            entries = self._ring[start : start + limit]
+            return entries, entries[-1].position if len(entries) == limit else max(after, self.head)
+        events = await self._ledger.read_events(after, limit)
+        if not events or after + 1 < await self._ledger.oldest():
+            raise expired()
+        return [Entry(event, None) for event in events if event.task.tenant == self._tenant], events[-1].position
+
+    async def previous_state(self, entry: Entry) -> State | None:
+        """The state that the entry's task was in before the entry; None if there was none or it is no longer kept."""
+        if entry.previous is None and entry.task.revision > 1:
+            for event in await self._ledger.read_history(entry.task.id):
+                if event.task.revision == entry.task.revision - 1:
+                    entry.previous = event.task.state
+        return entry.previous
+
+    async def _follow(self) -> None:
+        while True:
+            signal = self._ledger.changes()
+            try:
+                behind = await self._pull()
+            except Exception as error:
+                # Whatever it is, one front must not go blind for ever because of it; health tells of it meanwhile.
+                if self.following:
+                    log.error("cannot follow the ledger", error=repr(error), exc_info=error)
+                self.following = False
+                await asyncio.sleep(_RETRY_SECONDS)
+                continue
+            if not self.following:
+                log.info("following the ledger again")
+            self.following = True
+            if not behind:
+                await signal.wait(_LOOK_SECONDS)
+
+    async def _pull(self) -> bool:
+        events = await self._ledger.read_events(self.head, _PULL_SIZE)
+        first: int | None = None
+        for event in events:
+            if event.task.tenant == self._tenant:
+                first = event.position if first is None else first
+                self._add(event)
+        if first is not None:
+            for subscription in self._for_all:
+                subscription.miss(first)
+        if events:
+            self.head = events[-1].position
+            self._notify()
+        return len(events) == _PULL_SIZE
+
+    def _add(self, event: Event) -> None:
+        task = event.task
+        self._ring.append(Entry(event, self._last_states.get(task.id)))
+        if task.state.final:
+            self._last_states.pop(task.id, None)
+        else:
+            self._last_states[task.id] = task.state
+        if len(self._ring) >= RING_SIZE + _TRIM:
+            self._floor = self._ring[_TRIM - 1].position
+            del self._ring[:_TRIM]
+        for subscription in self._by_task.get(task.id, ()):
+            subscription.miss(event.position)
+
+    def _notify(self) -> None:
+        self._moved.set()
+        self._moved = asyncio.Event()
+
+
+def expired() -> ResumeTokenExpired:
+    """The error for a position before what the ledger keeps."""
+    return ResumeTokenExpired(
+        "resume_token is older than what the ledger keeps; watch again without it, which begins with a snapshot",
+        metadata={"field": "resume_token"},
+    )

@@ -1,0 +1,110 @@
+"""The life of the front's process: from the environment to the drain."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from grpc_server.listen import listen_address
+from grpc_server.server import Front
+from kling_flows.errors import ConfigurationError
+from kling_flows.ledger import Ledger
+from kling_flows.settings import Settings
+
+#: Names a file that is written once the front serves; it holds the address, ``host:port`` or ``unix:path``.
+READY_FILE: Final = "KLING_FLOWS_READY_FILE"
+
+#: Names a file descriptor, the reading end of a pipe; the front drains when it ends, because its parent is gone.
+PARENT_FD: Final = "KLING_FLOWS_PARENT_FD"
+
+log = structlog.get_logger(__name__)
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine on uvloop if it is installed, else on asyncio's own loop."""
+    try:
+        from uvloop import new_event_loop
+    except ImportError:
+        new_event_loop = None
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(main)
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until SIGTERM, SIGINT or the parent's end, then drain.
+
+    Raises:
+        ConfigurationError: a setting cannot work on this machine.
+        LedgerUnavailable: the ledger cannot be read.
+    """
+    stop = asyncio.Event()
+    _stop_on_signals(stop)
+    _stop_with_parent(stop)
+    # Refused before a ledger is created for nothing.
+    listen_address(settings.listen)
+    async with await Ledger.open(settings.ledger_address) as ledger:
+        front = await Front.start(settings, ledger)
+        try:
+            _settle_memory()
+            _tell_ready(front.address)
+            log.info("front serves", address=front.address, ledger=ledger.ledger_id, tenant=settings.tenant)
+            await stop.wait()
+        finally:
+            await front.drain()
+
+
+def _stop_on_signals(stop: asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+
+
+def _stop_with_parent(stop: asyncio.Event) -> None:
+    text = os.environ.get(PARENT_FD)
+    if not text:
+        return
+    loop = asyncio.get_running_loop()
+    try:
+        descriptor = int(text)
+        os.set_blocking(descriptor, False)
+    except (ValueError, OSError) as error:
+        raise ConfigurationError(PARENT_FD, f"{text!r} is not the reading end of a pipe ({error})") from None
+
+    def on_readable() -> None:
+        try:
+            if os.read(descriptor, 4096):
+                return
+        except BlockingIOError:
+            return
+        loop.remove_reader(descriptor)
+        stop.set()
+
+    loop.add_reader(descriptor, on_readable)
+
+
+def _settle_memory() -> None:
+    # What is loaded by now stays for ever. Looking at it again and again would double the time of a fan-out.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
+
+
+def _tell_ready(address: str) -> None:
+    name = os.environ.get(READY_FILE)
+    if not name:
+        return
+    file = Path(name)
+    # Whoever waits for the file never sees half of it.
+    part = file.with_name(f"{file.name}.{os.getpid()}")
+    try:
+        part.write_text(address)
+        part.replace(file)
+    except OSError as error:
+        raise ConfigurationError(READY_FILE, f"{name} cannot be written ({error.strerror})") from None

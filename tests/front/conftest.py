@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from .rig import Rig, Served
+
+
+@pytest.fixture
+async def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[Rig]:
+    # Nothing of the machine's own configuration.
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    async with AsyncExitStack() as stack:
+        yield Rig(tmp_path, stack)
+
+
+@pytest.fixture
+async def served(rig: Rig) -> Served:
+    return await rig.serve()

@@ -1,0 +1,113 @@
+"""The filter grammar, and that its two uses agree."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from grpc_server.filtering import TaskFilter, parse_filter
+from kling_flows.errors import Violation
+from kling_flows.ledger import TRANSITIONS, State
+
+from .rig import Rig, new_record
+
+GOOD: dict[str, TaskFilter] = {
+    "": TaskFilter(),
+    "  \n": TaskFilter(),
+    "state = SUCCEEDED": TaskFilter(State.SUCCEEDED),
+    "state=SUCCEEDED": TaskFilter(State.SUCCEEDED),
+    'state = "QUEUED"': TaskFilter(State.QUEUED),
+    " state = QUEUED  AND  state = QUEUED ": TaskFilter(State.QUEUED),
+    'labels.team = "ads"': TaskFilter(labels=(("team", "ads"),)),
+    "labels.team = ads": TaskFilter(labels=(("team", "ads"),)),
+    'labels.a.b-c_d = ""': TaskFilter(labels=(("a.b-c_d", ""),)),
+    r'labels.a = "say \"hi\" \\ AND x = y"': TaskFilter(labels=(("a", 'say "hi" \\ AND x = y'),)),
+    'labels.a = "猫\n"': TaskFilter(labels=(("a", "猫\n"),)),
+    "labels.a = 1 AND state = FAILED AND labels.b = 2": TaskFilter(State.FAILED, (("a", "1"), ("b", "2"))),
+    "labels.a = 1 AND labels.a = 1": TaskFilter(labels=(("a", "1"),)),
+    "labels.state = x": TaskFilter(labels=(("state", "x"),)),
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), GOOD.items(), ids=[repr(text) for text in GOOD])
+def test_conditions_are_read(text: str, expected: TaskFilter) -> None:
+    assert parse_filter(text) == expected
+
+
+@pytest.mark.parametrize("text", ["state = QUEUED AND state = FAILED", "labels.a = 1 AND labels.a = 2"])
+def test_conditions_that_contradict_each_other_match_nothing(text: str) -> None:
+    selected = parse_filter(text)
+
+    assert isinstance(selected, TaskFilter)
+    assert selected.nothing
+    assert not any(
+        selected.matches(new_record("v", labels={"a": value}).model_copy(update={"state": state}))
+        for value, state in itertools.product("12", State)
+    )
+
+
+BAD = [
+    "state",
+    "state =",
+    "state = QUEUED AND",
+    "state = QUEUED OR state = FAILED",
+    "state = QUEUED, state = FAILED",
+    "state = QUEUED and labels.a = 1",
+    "state = QUEUEDAND labels.a = 1",
+    "AND state = QUEUED",
+    "state != QUEUED",
+    "state > QUEUED",
+    "state: QUEUED",
+    "NOT state = QUEUED",
+    "(state = QUEUED)",
+    "state = queued",
+    "state = RUNNING",
+    "labels = x",
+    "labels. = x",
+    "labels.Team = x",
+    f"labels.{'k' * 64} = x",
+    'labels.a = "x',
+    "labels.a = 'x'",
+    'labels.a = "x" "y"',
+    "name = v-1",
+    "x" * 100_000,
+    'labels.a = "' + "\\" * 100_001,
+    " AND ".join(f"labels.k{number} = x" for number in range(41)),
+]
+
+
+@pytest.mark.parametrize("text", BAD, ids=[text[:30] for text in BAD])
+def test_anything_else_is_refused_with_what_can_be_said(text: str) -> None:
+    violation = parse_filter(text)
+
+    assert isinstance(violation, Violation)
+    assert violation.field == "filter"
+    assert "for example: state = " in violation.message or "SUCCEEDED" in violation.message or "40" in violation.message
+    assert len(violation.message) < 300
+
+
+async def test_the_ledger_and_memory_select_the_same_tasks(rig: Rig) -> None:
+    ledger = await rig.open_ledger()
+    tasks = [
+        new_record(f"v-{state.value.lower()}-{len(labels)}", labels=labels).model_copy(update={"state": state})
+        for state in State
+        for labels in ({}, {"a": "1"}, {"a": "1", "b": "2"})
+    ]
+    for task in tasks:
+        await ledger.create(task)
+    for text in (*GOOD, "labels.a = 1", "labels.a = 1 AND state = QUEUED", "labels.b = 2", "labels.a = 2"):
+        selected = parse_filter(text)
+        assert isinstance(selected, TaskFilter)
+        rows = await ledger.list_tasks(tenant="default", states=selected.states, label_values=selected.labels)
+        assert {task.id for _, task in rows} == {task.id for task in tasks if selected.matches(task)}
+
+
+def test_a_task_may_have_left_a_state_exactly_if_the_next_can_follow_it() -> None:
+    for before, after in itertools.product(State, State):
+        task = new_record("v").model_copy(update={"state": after})
+        assert TaskFilter(before).may_have_left(task) is (after in TRANSITIONS[before])
+    assert not TaskFilter().may_have_left(new_record("v"))
+    assert not TaskFilter(State.QUEUED, (("a", "1"),)).may_have_left(
+        new_record("v").model_copy(update={"state": State.SUBMITTING})
+    )
