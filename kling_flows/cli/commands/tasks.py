@@ -1,0 +1,121 @@
+"""``kling-flows get``, ``list`` and ``cancel``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kling_flows.cli.options import CLIENT_OPTIONS, Shared, command
+from kling_flows.cli.words import State
+
+if TYPE_CHECKING:
+    from kling_flows.cli.output import Output
+    from kling_flows.v1.video_task_pb2 import VideoTask
+    from kling_flows.v1.video_task_service_pb2 import ListVideoTasksRequest
+
+
+@command(*CLIENT_OPTIONS)
+def get(shared: Shared, task_id: Annotated[str, typer.Argument(metavar="ID", help="Id or name of the task.")]) -> None:
+    """Show one video task."""
+    from kling_flows.cli.client import VideoTaskClient
+    from kling_flows.cli.output import Output
+    from kling_flows.cli.request import resource_name
+
+    output = Output(shared)
+
+    async def run() -> VideoTask:
+        async with VideoTaskClient(shared.address(), notice=output.note) as client:
+            return await client.get(resource_name(task_id))
+
+    _print(asyncio.run(run()), output)
+
+
+@command(*CLIENT_OPTIONS)
+def cancel(
+    shared: Shared,
+    task_id: Annotated[str, typer.Argument(metavar="ID", help="Id or name of the task.")],
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why, for whoever looks at it later.")] = "",
+) -> None:
+    """Cancel a video task: free while it is QUEUED; later the provider may still make and bill it."""
+    from kling_flows.cli.client import VideoTaskClient
+    from kling_flows.cli.output import Output
+    from kling_flows.cli.request import resource_name
+
+    output = Output(shared)
+
+    async def run() -> VideoTask:
+        async with VideoTaskClient(shared.address(), notice=output.note) as client:
+            return await client.cancel(resource_name(task_id), reason)
+
+    task = asyncio.run(run())
+    _print(task, output)
+    if task.upstream.task_id:
+        output.note("It had reached the provider, which has no cancel: it may still be made and billed.")
+
+
+@command(*CLIENT_OPTIONS)
+def list_(
+    shared: Shared,
+    state: Annotated[
+        State | None, typer.Option("--state", case_sensitive=False, help="Only those in this state.")
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option("--label", metavar="KEY=VALUE", help="Only those with this label; repeatable."),
+    ] = None,
+    filter_: Annotated[
+        str,
+        typer.Option("--filter", metavar="EXPRESSION", help="For example 'state = FAILED AND labels.team = \"ads\"'."),
+    ] = "",
+    page_size: Annotated[
+        int, typer.Option("--page-size", min=1, max=1000, help="At most so many; with --all, so many at a time.")
+    ] = 50,
+    all_pages: Annotated[bool, typer.Option("--all", help="All of them, not only the newest.")] = False,
+) -> None:
+    """List video tasks, the newest first."""
+    from kling_flows.cli.describe import table
+    from kling_flows.cli.documents import document
+    from kling_flows.cli.output import Output
+    from kling_flows.cli.request import task_filter
+    from kling_flows.v1.video_task_service_pb2 import ListVideoTasksRequest
+
+    output = Output(shared)
+    request = ListVideoTasksRequest(page_size=page_size, filter=task_filter(state, label or (), filter_))
+    tasks, more = asyncio.run(_list(shared, output, request, all_pages=all_pages))
+    if output.json:
+        output.document({"video_tasks": [document(task) for task in tasks]})
+    elif tasks:
+        output.result(table(tasks))
+    else:
+        output.note("No video tasks.")
+    if more:
+        output.note("There are older ones: --all, or a larger --page-size.")
+
+
+async def _list(
+    shared: Shared, output: Output, request: ListVideoTasksRequest, *, all_pages: bool
+) -> tuple[Sequence[VideoTask], bool]:
+    """The tasks, and whether there are more."""
+    from kling_flows.cli.client import VideoTaskClient
+
+    tasks: list[VideoTask] = []
+    async with VideoTaskClient(shared.address(), notice=output.note) as client:
+        while True:
+            page = await client.list(request)
+            tasks.extend(page.video_tasks)
+            request.page_token = page.next_page_token
+            if not all_pages or not page.next_page_token:
+                return tasks, bool(page.next_page_token)
+
+
+def _print(task: VideoTask, output: Output) -> None:
+    from kling_flows.cli.describe import all_lines
+    from kling_flows.cli.documents import document
+
+    if output.json:
+        output.document(document(task))
+    else:
+        output.result(all_lines(task))

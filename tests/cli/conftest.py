@@ -1,0 +1,13 @@
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+
+import pytest
+
+from .front import Front, serve
+
+
+@pytest.fixture
+async def front() -> AsyncGenerator[Front]:
+    async with serve(Front()) as served:
+        yield served
