@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
-from urllib.parse import urlsplit
 
 import platformdirs
 from pydantic import AliasChoices, Field, SecretStr, ValidationError
@@ -98,13 +98,14 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags, environment, TOML file, in this order."""
         file = _config_file()
-        if not file.exists():
+        if not file.is_file():
             if CONFIG_VARIABLE in os.environ:
-                raise ConfigurationError(CONFIG_VARIABLE, f"{file} does not exist")
+                what = "is not a file" if file.exists() else "does not exist"
+                raise ConfigurationError(CONFIG_VARIABLE, f"{file} {what}; name the TOML file, or unset it")
             return init_settings, env_settings
         try:
             return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, file)
-        except (OSError, tomllib.TOMLDecodeError) as error:
+        except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigurationError(CONFIG_VARIABLE, f"{file} cannot be read as TOML: {error}") from None
 
     @property
@@ -131,13 +132,14 @@ class Settings(BaseSettings):
             ConfigurationError: ``upstream_url`` is not an http address.
         """
         provider = self._provider()
-        base_url = self.upstream_url or DEFAULT_BASE_URLS[provider]
-        parts = urlsplit(base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigurationError(
-                "KLING_FLOWS_UPSTREAM_URL", f"{base_url!r} is no http or https address; for example https://host"
-            )
-        return Account.of(provider, self._credentials(provider), base_url=base_url.rstrip("/"))
+        base_url = (self.upstream_url or DEFAULT_BASE_URLS[provider]).rstrip("/")
+        try:
+            return Account.of(provider, self._credentials(provider), base_url=base_url)
+        except ConfigurationError as error:
+            if error.setting != "base_url":
+                raise
+            # The account knows its field, not where it was set.
+            raise ConfigurationError("KLING_FLOWS_UPSTREAM_URL", error.message.removeprefix("base_url: ")) from None
 
     def _provider(self) -> Provider:
         if self.provider is not None:
@@ -193,6 +195,8 @@ def _config_file() -> Path:
 
 def _printable(name: str, secret: SecretStr) -> SecretStr:
     text = secret.get_secret_value()
+    if not text:
+        raise ConfigurationError(name, "is empty; copy it again from the provider's console")
     if text != text.strip() or not text.isascii() or not text.isprintable() or " " in text:
         raise ConfigurationError(
             name, "has blanks, line breaks or characters that no key has; copy it again from the provider's console"
@@ -207,7 +211,10 @@ def split_address(setting: str, address: str) -> tuple[str, int]:
         ConfigurationError: it is neither; ``setting`` is named.
     """
     host, _, port = address.rpartition(":")
-    host = host.strip("[]")
-    if not host or not port.isdigit() or int(port) > 65_535:
+    bracketed = host.startswith("[") and host.endswith("]")
+    if bracketed:
+        host = host[1:-1]
+    # Without brackets nobody can tell where a v6 address ends.
+    if not host or (":" in host) is not bracketed or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65_535:
         raise ConfigurationError(setting, f"{address!r} is not host:port; for example 127.0.0.1:50051")
     return host, int(port)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
-from typing import Final
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from contextlib import aclosing
+from typing import Final, TypeVar
 
 import httpx
 
+from kling_flows.archive.container import BoxWalk
 from kling_flows.errors import ArchiveError
+
+T = TypeVar("T")
 
 #: Bytes that are read at a time; with the storage's own buffers this bounds the memory that a download takes.
 CHUNK_BYTES: Final = 256 * 1024
@@ -42,9 +46,11 @@ class Download:
         self._client = client
         self._url = url
         self._hash = hashlib.sha256()
+        self._boxes = BoxWalk()
         self._total: int | None = None
         self._etag: str | None = None
         self._aborted = False
+        self._waiting: asyncio.Timeout | None = None
         self.size_bytes = 0
         self.media_type = "video/mp4"
 
@@ -54,8 +60,10 @@ class Download:
         return self._hash.hexdigest()
 
     def abort(self) -> None:
-        """Let :meth:`chunks` end with an error at its next chunk, so that nothing is published."""
+        """Let :meth:`chunks` end with an error, also while the source is silent, so that nothing is published."""
         self._aborted = True
+        if self._waiting is not None:
+            self._waiting.reschedule(asyncio.get_running_loop().time())
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The bytes, in order; ends only if they are all there and are a video.
@@ -66,26 +74,44 @@ class Download:
         """
         for attempt in range(_RESUMES + 1):
             try:
-                async for chunk in self._read():
-                    if self._aborted:
-                        raise ArchiveError("the download was stopped; it starts again with the next run")
-                    if self.size_bytes == 0:
-                        _check_container(chunk)
-                    self._hash.update(chunk)
-                    self.size_bytes += len(chunk)
-                    yield chunk
+                async with aclosing(self._read()) as pieces:
+                    while (chunk := await self._unless_aborted(anext(pieces, None))) is not None:
+                        if self.size_bytes == 0:
+                            _check_container(chunk)
+                        self._hash.update(chunk)
+                        self._boxes.feed(chunk)
+                        self.size_bytes += len(chunk)
+                        yield chunk
             except (httpx.TransportError, TimeoutError) as error:
                 if attempt == _RESUMES:
                     raise ArchiveError(
                         f"the download was cut {attempt + 1} times, last after {self.size_bytes} of "
                         f"{self._total or 'unknown'} bytes ({type(error).__name__}); it is tried again later"
                     ) from error
-                await asyncio.sleep(_RESUME_SECONDS * 2**attempt)
+                await self._unless_aborted(asyncio.sleep(_RESUME_SECONDS * 2**attempt))
                 continue
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
+                # Redirects that lead nowhere, an encoding that nobody asked for.
+                raise ArchiveError(
+                    f"the video's address cannot be read ({type(error).__name__}); it is tried again later"
+                ) from error
             break
         self._check_length()
 
-    async def _read(self) -> AsyncIterator[bytes]:
+    async def _unless_aborted(self, work: Awaitable[T]) -> T:
+        try:
+            async with asyncio.timeout(0 if self._aborted else None) as self._waiting:
+                result = await work
+            if not self._aborted:
+                return result
+        except TimeoutError:
+            if not self._aborted:
+                raise
+        finally:
+            self._waiting = None
+        raise ArchiveError("the download was stopped; it starts again with the next run")
+
+    async def _read(self) -> AsyncGenerator[bytes]:
         headers = {"Accept-Encoding": "identity"}
         if self.size_bytes:
             headers["Range"] = f"bytes={self.size_bytes}-"
@@ -122,6 +148,10 @@ class Download:
             raise ArchiveError("the video's address answers nothing; it is tried again later")
         if self._total is not None and self.size_bytes != self._total:
             raise ArchiveError(f"{self.size_bytes} of {self._total} bytes arrived; it is fetched again")
+        if not self._boxes.complete:
+            raise ArchiveError(
+                f"the {self.size_bytes} bytes that arrived are the beginning of an MP4 only; it is fetched again"
+            )
 
 
 def download_client() -> httpx.AsyncClient:

@@ -101,6 +101,9 @@ class VideoArchive:
             # The storage reads from the generator on a thread of its own: it has to let go before the loop may end.
             download.abort()
             await asyncio.wait({put}, timeout=_ABORT_SECONDS)
+            if put.done() and not put.cancelled():
+                # Looked at, so that nobody complains of an error that nobody has looked at.
+                put.exception()
             raise
         except (BaseError, OSError) as error:
             raise ArchiveError(
@@ -122,12 +125,17 @@ class VideoArchive:
             raise ArchiveError(f"the archive refuses {path}.json ({error}); it is tried again") from error
         return stored
 
-    async def find(self, task_id: str, created: datetime) -> StoredVideo | None:
-        """What was published before a crash: a manifest, and a file of the length that it says."""
+    async def find(self, task_id: str, created: datetime, facts: Mapping[str, Any]) -> StoredVideo | None:
+        """What was published before a crash: a manifest with these facts, and a file of the length that it says.
+
+        A manifest that says otherwise is of another ledger's task with the same id.
+        """
         path = _path(task_id, created)
         try:
             manifest = json.loads(bytes(await (await obstore.get_async(self._store, f"{path}.json")).bytes_async()))
             stored = StoredVideo(**manifest["file"])
+            if any(manifest[name] != value for name, value in facts.items()):
+                return None
             head = await obstore.head_async(self._store, f"{path}.mp4")
         except (FileNotFoundError, KeyError, TypeError, ValueError):
             return None

@@ -44,7 +44,7 @@ async def archive(engine: Engine, task_id: str) -> VideoTask:
 
 
 async def _store(engine: Engine, task: VideoTask, upstream: UpstreamRecord) -> ArtifactRecord:
-    published = await engine.archive.find(task.id, task.create_time)
+    published = await engine.archive.find(task.id, task.create_time, {"upstream": _upstream_facts(upstream)})
     seen = engine.ended.pop(task.id, None)
     if published is not None:
         # The process ended between publishing and writing that down.
@@ -75,8 +75,12 @@ def _facts(task: VideoTask, upstream: UpstreamRecord, video: UpstreamVideo) -> M
         "create_time": task.create_time.isoformat(),
         "request": task.request.model_dump(mode="json", exclude_none=True),
         "duration_seconds": video.duration_seconds,
-        "upstream": upstream.model_dump(mode="json", include={"provider", "account", "task_id", "external_task_id"}),
+        "upstream": _upstream_facts(upstream),
     }
+
+
+def _upstream_facts(upstream: UpstreamRecord) -> Mapping[str, Any]:
+    return upstream.model_dump(mode="json", include={"provider", "account", "task_id", "external_task_id"})
 
 
 def _artifact(stored: StoredVideo, video: UpstreamVideo | None) -> ArtifactRecord:

@@ -15,7 +15,7 @@ import os
 import socket
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
 
@@ -100,7 +100,8 @@ class LeaseKeeper:
             if still >= EXPIRY_SECONDS or await asyncio.to_thread(_lock_is_free, lock_file):
                 count = await self._ledger.end_lease(lease.runner_id, lease.beat)
                 log.warning("took over from a dead runner", dead=lease.runner_id, host=lease.host, video_tasks=count)
-                await asyncio.to_thread(lock_file.unlink, missing_ok=True)
+                with suppress(OSError):
+                    await asyncio.to_thread(lock_file.unlink, missing_ok=True)
                 freed += count
         return freed
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
@@ -74,7 +74,7 @@ class PollPlanner:
             if not looking.cancelled():
                 looking.result()
 
-    async def follow(self, task_id: str, *, typical_seconds: float, age_seconds: float) -> AsyncIterator[UpstreamTask]:
+    async def follow(self, task_id: str, *, typical_seconds: float, age_seconds: float) -> AsyncGenerator[UpstreamTask]:
         """Yield the upstream task at each change of its status, the last time when it has ended.
 
         Ends earlier only if :meth:`stop_following` is called.
@@ -97,7 +97,9 @@ class PollPlanner:
                 if upstream.status.final:
                     return
         finally:
-            self._followed.pop(task_id, None)
+            # An abandoned generator may end long after the task was followed anew.
+            if self._followed.get(task_id) is followed:
+                del self._followed[task_id]
 
     def stop_following(self, task_id: str) -> None:
         """End :meth:`follow` of this task without its end."""
@@ -132,7 +134,7 @@ class PollPlanner:
             except UpstreamError as error:
                 self._back_off(error)
                 seen = ()
-            else:
+            if seen:
                 self._failures = 0
             looked = self._now()
             for followed in due:
@@ -155,7 +157,7 @@ class PollPlanner:
             except TimeoutError:
                 continue
 
-    async def _look(self, due: Sequence[_Followed]) -> Iterable[UpstreamTask]:
+    async def _look(self, due: Sequence[_Followed]) -> Sequence[UpstreamTask]:
         missing = {followed.task_id for followed in due}
         seen: list[UpstreamTask] = []
         if self._lists and len(due) >= _LIST_FROM:

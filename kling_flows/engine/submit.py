@@ -18,6 +18,7 @@ from kling_flows.engine.durations import typical_seconds
 from kling_flows.engine.engine import Engine
 from kling_flows.engine.failures import error_record
 from kling_flows.engine.identity import external_task_id
+from kling_flows.engine.lookup import LOOKUP_DELAYS
 from kling_flows.errors import KlingFlowsError
 from kling_flows.ledger import FlowRunRecord, State, UpstreamRecord, VideoTask
 from kling_flows.upstream import UpstreamError, UpstreamTask
@@ -31,9 +32,6 @@ from kling_flows.upstream.errors import (
 )
 
 log = structlog.get_logger(__name__)
-
-#: Seconds before each look-up after an unknown outcome: the provider may need a moment to show what it accepted.
-LOOKUP_DELAYS: Final = (0.0, 1.0, 3.0)
 
 #: The provider has refused for good: nothing was created and nothing will be paid.
 _REFUSED: Final = frozenset(
@@ -50,15 +48,15 @@ async def submit(engine: Engine, task_id: str, flow_run: FlowRunRecord | None = 
         RunnerDraining: this runner stops.
     """
     task = await engine.ledger.get(task_id)
-    if task.state in (State.QUEUED, State.SUBMITTING):
-        engine.check_open()
-    if task.state is State.SUBMITTING and _intent(task).outcome_unknown:
+    if task.state not in (State.QUEUED, State.SUBMITTING):
+        return task
+    engine.check_open()
+    doubtful = task.state is State.SUBMITTING and _intent(task).outcome_unknown
+    if doubtful:
         settled = await _settle(engine, task)
         if settled is not None:
             return settled
-    if task.state in (State.QUEUED, State.SUBMITTING):
-        task = await _intend(engine, task, flow_run)
-    return await _send(engine, task) if task.state is State.SUBMITTING else task
+    return await _send(engine, task, flow_run, doubtful=doubtful)
 
 
 async def _intend(engine: Engine, task: VideoTask, flow_run: FlowRunRecord | None) -> VideoTask:
@@ -98,28 +96,36 @@ def _first_intent(engine: Engine, task_id: str) -> UpstreamRecord:
     )
 
 
-async def _send(engine: Engine, task: VideoTask) -> VideoTask:
-    external_id = _intent(task).external_task_id
+async def _send(engine: Engine, task: VideoTask, flow_run: FlowRunRecord | None, *, doubtful: bool) -> VideoTask:
+    """Send the request; ``doubtful`` says that an earlier one may still arrive, although it was looked up in vain."""
     try:
+        # The slot comes first: what waits for one has declared nothing, so that a cancel or a drain stops it for free.
         async with engine.submit_slots:
-            accepted = await engine.client.create(task.request, external_id)
+            engine.check_open()
+            task = await _intend(engine, task, flow_run)
+            if task.state is not State.SUBMITTING:
+                return task
+            accepted = await engine.client.create(task.request, _intent(task).external_task_id)
     except (UpstreamAlreadyExists, UpstreamAmbiguous) as unknown:
         log.warning("unknown outcome of a submit", video_task=task.id, error=unknown.message)
         settled = await _settle(engine, task)
         if settled is not None:
             return settled
+        external_id = _intent(task).external_task_id
         raise UpstreamAmbiguous(
             f"{unknown.message}; the provider does not show {external_id} yet, it is looked up again",
             retry_after=unknown.retry_after,
         ) from unknown
     except UpstreamError as refused:
         if refused.error_class in _REFUSED:
-            return await engine.fail(task.id, refused)
-        await _note_refusal(engine, task, refused)
+            # The earlier request may have arrived meanwhile, and may be the very reason: it took the last units.
+            earlier = await _settle(engine, task) if doubtful else None
+            return earlier or await engine.fail(task.id, refused)
+        await _note_refusal(engine, task, refused, doubtful=doubtful)
         await asyncio.sleep(refused.retry_after or 0.0)
         raise
     task = await _adopt(engine, task, accepted)
-    await engine.trust.learn(external_id)
+    await engine.trust.learn(_intent(task).external_task_id, accepted.task_id)
     return task
 
 
@@ -172,11 +178,11 @@ async def _adopt(engine: Engine, task: VideoTask, accepted: UpstreamTask) -> Vid
     return await engine.ledger.advance(task.id, change)
 
 
-async def _note_refusal(engine: Engine, task: VideoTask, error: KlingFlowsError) -> None:
+async def _note_refusal(engine: Engine, task: VideoTask, error: KlingFlowsError, *, doubtful: bool) -> None:
     def change(before: VideoTask) -> VideoTask:
         if before.state is not State.SUBMITTING or before.upstream is None:
             return before
-        upstream = before.upstream.model_copy(update={"outcome_unknown": False})
+        upstream = before.upstream.model_copy(update={"outcome_unknown": doubtful})
         return before.model_copy(update={"upstream": upstream, "error": error_record(error)})
 
     await engine.advance(task.id, change)

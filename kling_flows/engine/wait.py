@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from datetime import UTC, datetime
 from functools import partial
 
@@ -27,14 +28,15 @@ async def wait(engine: Engine, task_id: str) -> VideoTask:
     if upstream is None or upstream.submit_time is None:
         raise RuntimeError(f"videoTasks/{task_id} is {task.state} without an upstream task")
     age = (datetime.now(UTC) - upstream.submit_time).total_seconds()
-    looks = engine.planner.follow(
+    following = engine.planner.follow(
         upstream.task_id, typical_seconds=task.typical_seconds or 0.0, age_seconds=max(age, 0.0)
     )
     with engine.lease.watching(task_id, partial(engine.planner.stop_following, upstream.task_id)):
-        async for seen in looks:
-            if seen.status.final:
-                return await _end(engine, task, seen)
-            task = await engine.advance(task_id, lambda before, seen=seen: _progressed(before, seen))
+        async with aclosing(following) as looks:
+            async for seen in looks:
+                if seen.status.final:
+                    return await _end(engine, task, seen)
+                task = await engine.advance(task_id, lambda before, seen=seen: _progressed(before, seen))
     engine.check_open()
     raise LeaseLost(f"videoTasks/{task_id} is no longer carried here")
 

@@ -100,6 +100,8 @@ class Ledger:
 
     async def get_many(self, ids: Sequence[str], *, tenant: str) -> list[VideoTask]:
         """Those of the tasks that exist, the newest first."""
+        if not ids:
+            return []
         return [task for _, task in await self.list_tasks(tenant=tenant, ids=ids)]
 
     async def list_tasks(
@@ -236,7 +238,7 @@ def _sqlite_path(url: str) -> str:
         parsed = make_url(url)
     except ArgumentError:
         parsed = None
-    if parsed is None or parsed.get_backend_name() != "sqlite" or not parsed.database:
+    if parsed is None or parsed.get_backend_name() != "sqlite" or parsed.database in (None, "", ":memory:"):
         raise ConfigurationError(
             "KLING_FLOWS_LEDGER_URL",
             "only sqlite:///<file> is supported by this release; for example sqlite:///ledger.db",

@@ -61,7 +61,7 @@ def create(
             "state": task.state.value,
             "revision": task.revision,
             "document": document,
-            "runner_id": runner_id,
+            "runner_id": runner_id if runner_id is not None and _has_lease(conn, runner_id) else None,
             "request_id": request_id or None,
             "request_digest": request_digest,
             "create_time": task.create_time.timestamp(),
@@ -147,7 +147,9 @@ def advance(conn: Connection, task_id: str, change: Change, *, runner_id: str | 
 
 
 def claim(conn: Connection, runner_id: str, limit: int) -> list[VideoTask]:
-    """Take up to ``limit`` active tasks that nobody holds, the oldest first."""
+    """Take up to ``limit`` active tasks that nobody holds, the oldest first; none without a lease."""
+    if not _has_lease(conn, runner_id):
+        return []
     rows = conn.execute(
         select(video_tasks.c.seq, video_tasks.c.document)
         .where(video_tasks.c.runner_id.is_(None))
@@ -168,7 +170,7 @@ def claim_one(conn: Connection, task_id: str, runner_id: str) -> VideoTask:
     """Take this task, if it is final or nobody else holds it.
 
     Raises:
-        LeaseLost: another runner holds it.
+        LeaseLost: another runner holds it, or peers have ended this one's lease.
     """
     row = conn.execute(
         select(video_tasks.c.document, video_tasks.c.runner_id).where(video_tasks.c.id == task_id).with_for_update()
@@ -180,6 +182,8 @@ def claim_one(conn: Connection, task_id: str, runner_id: str) -> VideoTask:
         return task
     if row.runner_id is not None:
         raise LeaseLost(f"videoTasks/{task_id} is held by runner {row.runner_id}; it goes on there")
+    if not _has_lease(conn, runner_id):
+        raise LeaseLost(f"runner {runner_id} has no lease any more; videoTasks/{task_id} goes on with the next one")
     conn.execute(update(video_tasks).where(video_tasks.c.id == task_id).values(runner_id=runner_id))
     return task
 
@@ -201,6 +205,11 @@ def claimable_from(conn: Connection) -> float | None:
         .where(video_tasks.c.runner_id.is_(None))
         .where(video_tasks.c.state.in_(sorted(ACTIVE_STATES)))
     ).scalar_one()
+
+
+def _has_lease(conn: Connection, runner_id: str) -> bool:
+    # Peers free what a lease holds: a task that is taken under a lease that they have ended would be held for ever.
+    return conn.execute(select(leases.c.runner_id).where(leases.c.runner_id == runner_id)).first() is not None
 
 
 def open_lease(conn: Connection, lease: Lease) -> None:

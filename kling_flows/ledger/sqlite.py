@@ -97,8 +97,10 @@ class SqliteBackend:
         A caller that is cancelled while it waits does not undo the write.
 
         Raises:
-            LedgerUnavailable: the file could not be written within ``BUSY_SECONDS``.
+            LedgerUnavailable: the file could not be written within ``BUSY_SECONDS``, or the ledger is closed.
         """
+        if self._stop.is_set():
+            raise LedgerUnavailable("the ledger is closed here; nothing was written")
         loop = asyncio.get_running_loop()
         job = _Job(operation, loop, loop.create_future())
         self._jobs.put(job)
@@ -143,14 +145,21 @@ class SqliteBackend:
                 return
 
     def _commit(self, group: Sequence[_Job]) -> None:
+        begun = False
         try:
             with self._writer.begin() as connection:
+                begun = True
                 for job in group:
                     job.result = job.operation(connection)
-        except BaseException:
-            # One of them failed and took the others' work with it: each again, alone.
-            for job in group:
-                self._commit_alone(job)
+        except BaseException as error:
+            if isinstance(error, DBAPIError) and not begun:
+                # The file itself cannot be written: alone, each would wait as long again, one after the other.
+                for job in group:
+                    job.error = _unavailable(error)
+            else:
+                # One of them failed and took the others' work with it: each again, alone.
+                for job in group:
+                    self._commit_alone(job)
         # One wake-up per loop, not one per write.
         for loop in {job.loop for job in group}:
             _call(loop, _resolve, [job for job in group if job.loop is loop])
@@ -168,9 +177,14 @@ class SqliteBackend:
     def _watch_forever(self) -> None:
         connection = sqlite3.connect(self._path, timeout=BUSY_SECONDS)
         try:
-            seen = _data_version(connection)
+            # The first look always wakes: a commit may have come between the caller's first read and it.
+            seen = None
             while not self._stop.wait(WATCH_SECONDS):
-                version = _data_version(connection)
+                try:
+                    version = _data_version(connection)
+                except sqlite3.Error:
+                    # Whoever reads meets it too and says so. This thread has to be there when it is over.
+                    continue
                 if version != seen:
                     seen = version
                     self._on_commit()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.stack import cli, clean_environment, free_port, serve_settings
+from tests.stack import clean_environment, cli, free_port, serve_settings
 
 CONFIGURATION = 4
 
