@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 from typing import Final
 
+from kling_flows.errors import ConfigurationError
 from kling_flows.processes import watch_parent
 
 # By default every event of a task run is a transaction of its own; a second's worth together costs a third less CPU.
@@ -18,13 +20,20 @@ _BATCHED: Final = {
 }
 
 
-def main(host: str, port: str) -> None:
-    """Serve Prefect's API and UI until SIGTERM or the end of the parent."""
+def main(host: str, port: int) -> int:
+    """Serve Prefect's API and UI until SIGTERM or the end of the parent; returns the exit code."""
+    try:
+        # Taken before the seconds that Prefect's import takes, so that nobody else can come first.
+        listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        taken = ConfigurationError("KLING_FLOWS_PREFECT_LISTEN", f"{host}:{port} cannot be used ({error.strerror})")
+        sys.stderr.write(f"{taken.message}\n")
+        return taken.exit_code
     watch_parent(lambda: os.kill(os.getpid(), signal.SIGTERM))
     os.environ.update(
         {
             "PREFECT_SERVER_API_HOST": host,
-            "PREFECT_SERVER_API_PORT": port,
+            "PREFECT_SERVER_API_PORT": str(port),
             "PREFECT_API_URL": f"http://{host}:{port}/api",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "DO_NOT_TRACK": "1",
@@ -34,8 +43,10 @@ def main(host: str, port: str) -> None:
     import uvicorn
     from prefect.server.api.server import create_app
 
-    uvicorn.run(create_app(final=True), host=host, port=int(port), log_level="warning", timeout_keep_alive=30)
+    config = uvicorn.Config(create_app(final=True), log_level="warning", timeout_keep_alive=30)
+    uvicorn.Server(config).run(sockets=[listener])
+    return 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2])
+    sys.exit(main(sys.argv[1], int(sys.argv[2])))

@@ -15,8 +15,8 @@ from kling_flows.processes import PARENT_VARIABLE
 
 log = structlog.get_logger(__name__)
 
-#: Exit codes with which a child says that starting it again is of no use: usage and configuration.
-_HOPELESS: Final = frozenset({2, 3, 4})
+#: Exit code with which a child says that starting it again is of no use: its configuration.
+_HOPELESS: Final = 4
 
 #: The child asks to be started again at once.
 _TRY_AGAIN: Final = 75
@@ -79,7 +79,9 @@ class Child:
             exit_code = await self._run_once()
             if self._stopping:
                 return
-            if exit_code in _HOPELESS:
+            if exit_code == _HOPELESS:
+                where = f"; it says why in {self._log_file}" if self._log_file else ""
+                log.error(f"a child cannot run as it is configured{where}", child=self.name)
                 raise ChildFailed(self.name, exit_code)
             if exit_code == _TRY_AGAIN or loop.time() - began > _STEADY_SECONDS:
                 delay = _FIRST_DELAY
