@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -19,6 +20,7 @@ from grpc_server.views import parse_view
 from grpc_server.watch import Watch
 from grpc_server.watch_plan import parse_watch
 from kling_flows.engine.cancel import cancelled
+from kling_flows.engine.resolve import abandoned, adopted
 from kling_flows.errors import InvalidRequest, ServerUnavailable, Violation
 from kling_flows.ledger import Ledger, VideoTask
 from kling_flows.upstream import Provider
@@ -34,6 +36,9 @@ MOST_PAGE_SIZE: Final = 1_000
 PAGE_BYTES: Final = 3_000_000
 
 MOST_REASON_CHARACTERS: Final = 255
+
+#: What may be put into the path of a query; 18 digits today, base64-like in 2024 (fact sheet 4.1).
+_UPSTREAM_TASK_ID: Final = re.compile(r"[!-~]{1,128}")
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -134,6 +139,27 @@ class VideoTaskService:
         task = await self._ledger.advance(task_id, lambda before: cancelled(before, request.reason))
         return message_of(task, full=True)
 
+    async def resolve(self, request: rpc.ResolveVideoTaskRequest, _context: _Context) -> pb.VideoTask:
+        """Carry out what a person has decided of an UNRESOLVED task.
+
+        Raises:
+            InvalidRequest: the name is none, or nothing is decided.
+            VideoTaskNotFound: there is no such task.
+            VideoTaskNotUnresolved: there is nothing to decide.
+        """
+        violations: list[Violation] = []
+        upstream_task_id = request.adopt_task_id
+        if not upstream_task_id and not request.abandon:
+            violations.append(Violation("decision", "REQUIRED", "set adopt_task_id, or abandon to true"))
+        elif upstream_task_id and not _UPSTREAM_TASK_ID.fullmatch(upstream_task_id):
+            violations.append(Violation("adopt_task_id", "MALFORMED", "must be the provider's own id of the task"))
+        task_id = _parse_own_name(request.name, violations)
+        await self._ledger.get(task_id, tenant=self._tenant)
+        task = await self._ledger.advance(
+            task_id, lambda before: adopted(before, upstream_task_id) if upstream_task_id else abandoned(before)
+        )
+        return message_of(task, full=True)
+
     async def watch(self, request: rpc.WatchVideoTasksRequest, context: _Context) -> None:
         """Stream tasks as they change; see :meth:`grpc_server.watch.Watch.run` for what is raised."""
         watch = Watch(
@@ -166,6 +192,9 @@ def method_handlers(service: VideoTaskService) -> grpc.GenericRpcHandler:
             ),
             "CancelVideoTask": grpc.unary_unary_rpc_method_handler(
                 service.cancel, rpc.CancelVideoTaskRequest.FromString, pb.VideoTask.SerializeToString
+            ),
+            "ResolveVideoTask": grpc.unary_unary_rpc_method_handler(
+                service.resolve, rpc.ResolveVideoTaskRequest.FromString, pb.VideoTask.SerializeToString
             ),
             "WatchVideoTasks": grpc.unary_stream_rpc_method_handler(
                 service.watch, rpc.WatchVideoTasksRequest.FromString

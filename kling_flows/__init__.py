@@ -1,10 +1,10 @@
 """Dependable Kling AI text-to-video: a Prefect plugin and a gRPC facade on one implementation.
 
-    import asyncio
-    from kling_flows import TextToVideoRequest, text_to_video
+import asyncio
+from kling_flows import TextToVideoRequest, text_to_video
 
-    task = asyncio.run(text_to_video(TextToVideoRequest(prompt="A paper boat on a quiet river")))
-    print(task.artifacts[0].uri)
+task = asyncio.run(text_to_video(TextToVideoRequest(prompt="A paper boat on a quiet river")))
+print(task.artifacts[0].uri)
 """
 
 from __future__ import annotations

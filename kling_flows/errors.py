@@ -8,6 +8,7 @@
     ├── VideoTaskExists
     ├── RequestIdReused
     ├── VideoTaskFinal            the state does not allow what was asked
+    ├── VideoTaskNotUnresolved    there is nothing for a person to decide
     ├── ResumeTokenInvalid        not one of ours
     ├── ResumeTokenExpired        older than what the ledger keeps
     ├── QueueFull
@@ -124,6 +125,14 @@ class VideoTaskFinal(KlingFlowsError):
     """The video task is in a final state, which never changes."""
 
     reason = "VIDEO_TASK_FINAL"
+    grpc_code = "FAILED_PRECONDITION"
+    exit_code = 7
+
+
+class VideoTaskNotUnresolved(KlingFlowsError):
+    """The video task is not UNRESOLVED: there is nothing for a person to decide."""
+
+    reason = "VIDEO_TASK_NOT_UNRESOLVED"
     grpc_code = "FAILED_PRECONDITION"
     exit_code = 7
 

@@ -11,7 +11,7 @@ from kling_flows.cli.commands.demo import demo
 from kling_flows.cli.commands.generate import generate
 from kling_flows.cli.commands.sandbox import sandbox
 from kling_flows.cli.commands.serve import serve
-from kling_flows.cli.commands.tasks import cancel, get, list_
+from kling_flows.cli.commands.tasks import cancel, get, list_, resolve
 from kling_flows.cli.commands.watch import watch
 from kling_flows.cli.exit_codes import EPILOG
 from kling_flows.cli.options import ALL_OPTIONS, ROOT_PANEL, root_options
@@ -58,6 +58,7 @@ app.command(rich_help_panel=_CLIENT_PANEL)(get)
 app.command("list", rich_help_panel=_CLIENT_PANEL)(list_)
 app.command(rich_help_panel=_CLIENT_PANEL)(watch)
 app.command(rich_help_panel=_CLIENT_PANEL)(cancel)
+app.command(rich_help_panel=_CLIENT_PANEL)(resolve)
 app.command(rich_help_panel=_SERVER_PANEL)(demo)
 app.command(rich_help_panel=_SERVER_PANEL)(serve)
 app.command(rich_help_panel=_SERVER_PANEL)(sandbox)

@@ -23,6 +23,7 @@ from kling_flows.v1.video_task_service_pb2 import (
     GetVideoTaskRequest,
     ListVideoTasksRequest,
     ListVideoTasksResponse,
+    ResolveVideoTaskRequest,
     WatchVideoTasksRequest,
     WatchVideoTasksResponse,
 )
@@ -148,6 +149,10 @@ class VideoTaskClient:
     async def cancel(self, name: str, reason: str) -> VideoTask:
         """Cancel a video task."""
         return await self._call(self._stub.CancelVideoTask, CancelVideoTaskRequest(name=name, reason=reason))
+
+    async def resolve(self, request: ResolveVideoTaskRequest) -> VideoTask:
+        """Decide about an UNRESOLVED video task."""
+        return await self._call(self._stub.ResolveVideoTask, request)
 
     async def watch(
         self, names: Sequence[str] = (), *, filter_: str = "", until_final: bool = False

@@ -151,7 +151,7 @@ async def _settle(engine: Engine, task: VideoTask) -> VideoTask | None:
         task,
         UpstreamAmbiguous(
             f"it is unknown whether the provider has accepted {external_id}, and it is not known to find tasks by "
-            "that id; look into its console, then cancel this task or leave it until the provider answers",
+            "that id; look into its console, then decide with `kling-flows resolve`",
         ),
     )
 

@@ -80,6 +80,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """NOT_FOUND: the provider does not know the task."""
     UPSTREAM_ALREADY_EXISTS: _ErrorReason.ValueType  # 28
     """ALREADY_EXISTS: the provider has a task with this external id."""
+    VIDEO_TASK_NOT_UNRESOLVED: _ErrorReason.ValueType  # 29
+    """FAILED_PRECONDITION: there is nothing for a person to decide."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """`google.rpc.ErrorInfo.reason`, for errors of RPCs and in `VideoTask.error`. Stable; new ones are added over time."""
@@ -142,4 +144,6 @@ UPSTREAM_NOT_FOUND: ErrorReason.ValueType  # 27
 """NOT_FOUND: the provider does not know the task."""
 UPSTREAM_ALREADY_EXISTS: ErrorReason.ValueType  # 28
 """ALREADY_EXISTS: the provider has a task with this external id."""
+VIDEO_TASK_NOT_UNRESOLVED: ErrorReason.ValueType  # 29
+"""FAILED_PRECONDITION: there is nothing for a person to decide."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

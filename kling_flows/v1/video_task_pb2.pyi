@@ -80,7 +80,9 @@ class VideoTask(_message.Message):
         EXPIRED: VideoTask._State.ValueType  # 9
         """Final: the task's own deadline passed."""
         UNRESOLVED: VideoTask._State.ValueType  # 10
-        """Not final: it is unknown whether the provider has accepted the request and it cannot be asked; a person decides."""
+        """Not final: it is unknown whether the provider has accepted the request and it cannot be asked; a person decides
+        with ResolveVideoTask.
+        """
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
         """Where the task is. States are added over time: treat one that you do not know as not final."""
@@ -106,7 +108,9 @@ class VideoTask(_message.Message):
     EXPIRED: VideoTask.State.ValueType  # 9
     """Final: the task's own deadline passed."""
     UNRESOLVED: VideoTask.State.ValueType  # 10
-    """Not final: it is unknown whether the provider has accepted the request and it cannot be asked; a person decides."""
+    """Not final: it is unknown whether the provider has accepted the request and it cannot be asked; a person decides
+    with ResolveVideoTask.
+    """
 
     @_typing.final
     class LabelsEntry(_message.Message):

@@ -27,7 +27,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from kling_flows.v1 import video_task_pb2 as kling__flows_dot_v1_dot_video__task__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'kling_flows/v1/video_task_service.proto\x12\x0ekling_flows.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fkling_flows/v1/video_task.proto\"\xa1\x01\n\x16\x43reateVideoTaskRequest\x12\x33\n\nvideo_task\x18\x01 \x01(\x0b\x32\x19.kling_flows.v1.VideoTaskB\x04\xe2\x41\x01\x02\x12\x1b\n\rvideo_task_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1b\n\rvalidate_only\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\"\\\n\x13GetVideoTaskRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x31\n\x04view\x18\x02 \x01(\x0e\x32\x1d.kling_flows.v1.VideoTaskViewB\x04\xe2\x41\x01\x01\"\x93\x01\n\x15ListVideoTasksRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x14\n\x06\x66ilter\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x31\n\x04view\x18\x04 \x01(\x0e\x32\x1d.kling_flows.v1.VideoTaskViewB\x04\xe2\x41\x01\x01\"w\n\x16ListVideoTasksResponse\x12.\n\x0bvideo_tasks\x18\x01 \x03(\x0b\x32\x19.kling_flows.v1.VideoTask\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x14\n\x0cresume_token\x18\x03 \x01(\t\"B\n\x16\x43\x61ncelVideoTaskRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06reason\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"\xea\x01\n\x16WatchVideoTasksRequest\x12\x13\n\x05names\x18\x01 \x03(\tB\x04\xe2\x41\x01\x01\x12\x14\n\x06\x66ilter\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1a\n\x0cresume_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x31\n\x04view\x18\x04 \x01(\x0e\x32\x1d.kling_flows.v1.VideoTaskViewB\x04\xe2\x41\x01\x01\x12;\n\x12heartbeat_interval\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12\x19\n\x0buntil_final\x18\x06 \x01(\x08\x42\x04\xe2\x41\x01\x01\"o\n\x17WatchVideoTasksResponse\x12.\n\x0bvideo_tasks\x18\x01 \x03(\x0b\x32\x19.kling_flows.v1.VideoTask\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\x12\x0e\n\x06synced\x18\x03 \x01(\x08\x32\xe9\x03\n\x10VideoTaskService\x12T\n\x0f\x43reateVideoTask\x12&.kling_flows.v1.CreateVideoTaskRequest\x1a\x19.kling_flows.v1.VideoTask\x12S\n\x0cGetVideoTask\x12#.kling_flows.v1.GetVideoTaskRequest\x1a\x19.kling_flows.v1.VideoTask\"\x03\x90\x02\x01\x12\x64\n\x0eListVideoTasks\x12%.kling_flows.v1.ListVideoTasksRequest\x1a&.kling_flows.v1.ListVideoTasksResponse\"\x03\x90\x02\x01\x12Y\n\x0f\x43\x61ncelVideoTask\x12&.kling_flows.v1.CancelVideoTaskRequest\x1a\x19.kling_flows.v1.VideoTask\"\x03\x90\x02\x02\x12i\n\x0fWatchVideoTasks\x12&.kling_flows.v1.WatchVideoTasksRequest\x1a\'.kling_flows.v1.WatchVideoTasksResponse\"\x03\x90\x02\x01\x30\x01\x42r\n\x10io.klingflows.v1B\x15VideoTaskServiceProtoP\x01ZEgithub.com/kling-flows/kling-flows/gen/go/kling_flows/v1;klingflowsv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'kling_flows/v1/video_task_service.proto\x12\x0ekling_flows.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fkling_flows/v1/video_task.proto\"\xa1\x01\n\x16\x43reateVideoTaskRequest\x12\x33\n\nvideo_task\x18\x01 \x01(\x0b\x32\x19.kling_flows.v1.VideoTaskB\x04\xe2\x41\x01\x02\x12\x1b\n\rvideo_task_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1b\n\rvalidate_only\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\"\\\n\x13GetVideoTaskRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x31\n\x04view\x18\x02 \x01(\x0e\x32\x1d.kling_flows.v1.VideoTaskViewB\x04\xe2\x41\x01\x01\"\x93\x01\n\x15ListVideoTasksRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x14\n\x06\x66ilter\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x31\n\x04view\x18\x04 \x01(\x0e\x32\x1d.kling_flows.v1.VideoTaskViewB\x04\xe2\x41\x01\x01\"w\n\x16ListVideoTasksResponse\x12.\n\x0bvideo_tasks\x18\x01 \x03(\x0b\x32\x19.kling_flows.v1.VideoTask\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x14\n\x0cresume_token\x18\x03 \x01(\t\"B\n\x16\x43\x61ncelVideoTaskRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06reason\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"e\n\x17ResolveVideoTaskRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\radopt_task_id\x18\x02 \x01(\tH\x00\x12\x11\n\x07\x61\x62\x61ndon\x18\x03 \x01(\x08H\x00\x42\n\n\x08\x64\x65\x63ision\"\xea\x01\n\x16WatchVideoTasksRequest\x12\x13\n\x05names\x18\x01 \x03(\tB\x04\xe2\x41\x01\x01\x12\x14\n\x06\x66ilter\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1a\n\x0cresume_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x31\n\x04view\x18\x04 \x01(\x0e\x32\x1d.kling_flows.v1.VideoTaskViewB\x04\xe2\x41\x01\x01\x12;\n\x12heartbeat_interval\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12\x19\n\x0buntil_final\x18\x06 \x01(\x08\x42\x04\xe2\x41\x01\x01\"o\n\x17WatchVideoTasksResponse\x12.\n\x0bvideo_tasks\x18\x01 \x03(\x0b\x32\x19.kling_flows.v1.VideoTask\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\x12\x0e\n\x06synced\x18\x03 \x01(\x08\x32\xc6\x04\n\x10VideoTaskService\x12T\n\x0f\x43reateVideoTask\x12&.kling_flows.v1.CreateVideoTaskRequest\x1a\x19.kling_flows.v1.VideoTask\x12S\n\x0cGetVideoTask\x12#.kling_flows.v1.GetVideoTaskRequest\x1a\x19.kling_flows.v1.VideoTask\"\x03\x90\x02\x01\x12\x64\n\x0eListVideoTasks\x12%.kling_flows.v1.ListVideoTasksRequest\x1a&.kling_flows.v1.ListVideoTasksResponse\"\x03\x90\x02\x01\x12Y\n\x0f\x43\x61ncelVideoTask\x12&.kling_flows.v1.CancelVideoTaskRequest\x1a\x19.kling_flows.v1.VideoTask\"\x03\x90\x02\x02\x12[\n\x10ResolveVideoTask\x12\'.kling_flows.v1.ResolveVideoTaskRequest\x1a\x19.kling_flows.v1.VideoTask\"\x03\x90\x02\x02\x12i\n\x0fWatchVideoTasks\x12&.kling_flows.v1.WatchVideoTasksRequest\x1a\'.kling_flows.v1.WatchVideoTasksResponse\"\x03\x90\x02\x01\x30\x01\x42r\n\x10io.klingflows.v1B\x15VideoTaskServiceProtoP\x01ZEgithub.com/kling-flows/kling-flows/gen/go/kling_flows/v1;klingflowsv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -59,6 +59,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CANCELVIDEOTASKREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
   _globals['_CANCELVIDEOTASKREQUEST'].fields_by_name['reason']._loaded_options = None
   _globals['_CANCELVIDEOTASKREQUEST'].fields_by_name['reason']._serialized_options = b'\342A\001\001'
+  _globals['_RESOLVEVIDEOTASKREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_RESOLVEVIDEOTASKREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
   _globals['_WATCHVIDEOTASKSREQUEST'].fields_by_name['names']._loaded_options = None
   _globals['_WATCHVIDEOTASKSREQUEST'].fields_by_name['names']._serialized_options = b'\342A\001\001'
   _globals['_WATCHVIDEOTASKSREQUEST'].fields_by_name['filter']._loaded_options = None
@@ -77,6 +79,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VIDEOTASKSERVICE'].methods_by_name['ListVideoTasks']._serialized_options = b'\220\002\001'
   _globals['_VIDEOTASKSERVICE'].methods_by_name['CancelVideoTask']._loaded_options = None
   _globals['_VIDEOTASKSERVICE'].methods_by_name['CancelVideoTask']._serialized_options = b'\220\002\002'
+  _globals['_VIDEOTASKSERVICE'].methods_by_name['ResolveVideoTask']._loaded_options = None
+  _globals['_VIDEOTASKSERVICE'].methods_by_name['ResolveVideoTask']._serialized_options = b'\220\002\002'
   _globals['_VIDEOTASKSERVICE'].methods_by_name['WatchVideoTasks']._loaded_options = None
   _globals['_VIDEOTASKSERVICE'].methods_by_name['WatchVideoTasks']._serialized_options = b'\220\002\001'
   _globals['_CREATEVIDEOTASKREQUEST']._serialized_start=158
@@ -89,10 +93,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTVIDEOTASKSRESPONSE']._serialized_end=684
   _globals['_CANCELVIDEOTASKREQUEST']._serialized_start=686
   _globals['_CANCELVIDEOTASKREQUEST']._serialized_end=752
-  _globals['_WATCHVIDEOTASKSREQUEST']._serialized_start=755
-  _globals['_WATCHVIDEOTASKSREQUEST']._serialized_end=989
-  _globals['_WATCHVIDEOTASKSRESPONSE']._serialized_start=991
-  _globals['_WATCHVIDEOTASKSRESPONSE']._serialized_end=1102
-  _globals['_VIDEOTASKSERVICE']._serialized_start=1105
-  _globals['_VIDEOTASKSERVICE']._serialized_end=1594
+  _globals['_RESOLVEVIDEOTASKREQUEST']._serialized_start=754
+  _globals['_RESOLVEVIDEOTASKREQUEST']._serialized_end=855
+  _globals['_WATCHVIDEOTASKSREQUEST']._serialized_start=858
+  _globals['_WATCHVIDEOTASKSREQUEST']._serialized_end=1092
+  _globals['_WATCHVIDEOTASKSRESPONSE']._serialized_start=1094
+  _globals['_WATCHVIDEOTASKSRESPONSE']._serialized_end=1205
+  _globals['_VIDEOTASKSERVICE']._serialized_start=1208
+  _globals['_VIDEOTASKSERVICE']._serialized_end=1790
 # @@protoc_insertion_point(module_scope)

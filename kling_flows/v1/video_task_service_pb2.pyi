@@ -177,6 +177,38 @@ class CancelVideoTaskRequest(_message.Message):
 Global___CancelVideoTaskRequest: _TypeAlias = CancelVideoTaskRequest  # noqa: Y015
 
 @_typing.final
+class ResolveVideoTaskRequest(_message.Message):
+    """Request of ResolveVideoTask."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ADOPT_TASK_ID_FIELD_NUMBER: _builtins.int
+    ABANDON_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`videoTasks/{video_task}`."""
+    adopt_task_id: _builtins.str
+    """The provider has accepted it under this id: follow that upstream task."""
+    abandon: _builtins.bool
+    """The provider has not accepted it, or nobody wants it any more: FAILED."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        adopt_task_id: _builtins.str = ...,
+        abandon: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["abandon", b"abandon", "adopt_task_id", b"adopt_task_id", "decision", b"decision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abandon", b"abandon", "adopt_task_id", b"adopt_task_id", "decision", b"decision", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_decision: _TypeAlias = _typing.Literal["adopt_task_id", "abandon"]  # noqa: Y015
+    _WhichOneofArgType_decision: _TypeAlias = _typing.Literal["decision", b"decision"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_decision) -> _WhichOneofReturnType_decision | None: ...
+
+Global___ResolveVideoTaskRequest: _TypeAlias = ResolveVideoTaskRequest  # noqa: Y015
+
+@_typing.final
 class WatchVideoTasksRequest(_message.Message):
     """Request of WatchVideoTasks. Without `names` and `filter` it watches every task."""
 

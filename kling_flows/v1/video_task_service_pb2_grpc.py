@@ -59,6 +59,11 @@ class VideoTaskServiceStub(object):
                 request_serializer=kling__flows_dot_v1_dot_video__task__service__pb2.CancelVideoTaskRequest.SerializeToString,
                 response_deserializer=kling__flows_dot_v1_dot_video__task__pb2.VideoTask.FromString,
                 _registered_method=True)
+        self.ResolveVideoTask = channel.unary_unary(
+                '/kling_flows.v1.VideoTaskService/ResolveVideoTask',
+                request_serializer=kling__flows_dot_v1_dot_video__task__service__pb2.ResolveVideoTaskRequest.SerializeToString,
+                response_deserializer=kling__flows_dot_v1_dot_video__task__pb2.VideoTask.FromString,
+                _registered_method=True)
         self.WatchVideoTasks = channel.unary_stream(
                 '/kling_flows.v1.VideoTaskService/WatchVideoTasks',
                 request_serializer=kling__flows_dot_v1_dot_video__task__service__pb2.WatchVideoTasksRequest.SerializeToString,
@@ -112,6 +117,17 @@ class VideoTaskServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ResolveVideoTask(self, request, context):
+        """Says what a person has found out about an UNRESOLVED task in the provider's console: its upstream task is adopted
+        and followed, or it is given up. Repeating the same decision returns the task unchanged.
+
+        Errors: `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND`; `FAILED_PRECONDITION` / `VIDEO_TASK_NOT_UNRESOLVED`;
+        `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchVideoTasks(self, request, context):
         """Streams video tasks as they change: first a snapshot, then a message with `synced`, then every event, in one order.
 
@@ -148,6 +164,11 @@ def add_VideoTaskServiceServicer_to_server(servicer, server):
             'CancelVideoTask': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelVideoTask,
                     request_deserializer=kling__flows_dot_v1_dot_video__task__service__pb2.CancelVideoTaskRequest.FromString,
+                    response_serializer=kling__flows_dot_v1_dot_video__task__pb2.VideoTask.SerializeToString,
+            ),
+            'ResolveVideoTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResolveVideoTask,
+                    request_deserializer=kling__flows_dot_v1_dot_video__task__service__pb2.ResolveVideoTaskRequest.FromString,
                     response_serializer=kling__flows_dot_v1_dot_video__task__pb2.VideoTask.SerializeToString,
             ),
             'WatchVideoTasks': grpc.unary_stream_rpc_method_handler(
@@ -267,6 +288,33 @@ class VideoTaskService(object):
             target,
             '/kling_flows.v1.VideoTaskService/CancelVideoTask',
             kling__flows_dot_v1_dot_video__task__service__pb2.CancelVideoTaskRequest.SerializeToString,
+            kling__flows_dot_v1_dot_video__task__pb2.VideoTask.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResolveVideoTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kling_flows.v1.VideoTaskService/ResolveVideoTask',
+            kling__flows_dot_v1_dot_video__task__service__pb2.ResolveVideoTaskRequest.SerializeToString,
             kling__flows_dot_v1_dot_video__task__pb2.VideoTask.FromString,
             options,
             channel_credentials,

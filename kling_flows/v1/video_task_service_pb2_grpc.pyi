@@ -61,6 +61,13 @@ class VideoTaskServiceStub:
 
     Errors: `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND`; `FAILED_PRECONDITION` / `VIDEO_TASK_FINAL`.
     """
+    ResolveVideoTask: _grpc.UnaryUnaryMultiCallable[_video_task_service_pb2.ResolveVideoTaskRequest, _video_task_pb2.VideoTask]
+    """Says what a person has found out about an UNRESOLVED task in the provider's console: its upstream task is adopted
+    and followed, or it is given up. Repeating the same decision returns the task unchanged.
+
+    Errors: `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND`; `FAILED_PRECONDITION` / `VIDEO_TASK_NOT_UNRESOLVED`;
+    `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+    """
     WatchVideoTasks: _grpc.UnaryStreamMultiCallable[_video_task_service_pb2.WatchVideoTasksRequest, _video_task_service_pb2.WatchVideoTasksResponse]
     """Streams video tasks as they change: first a snapshot, then a message with `synced`, then every event, in one order.
 
@@ -104,6 +111,13 @@ class VideoTaskServiceAsyncStub(VideoTaskServiceStub):
     bill it; we only stop following it. Cancelling a CANCELLED task returns it unchanged.
 
     Errors: `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND`; `FAILED_PRECONDITION` / `VIDEO_TASK_FINAL`.
+    """
+    ResolveVideoTask: _aio.UnaryUnaryMultiCallable[_video_task_service_pb2.ResolveVideoTaskRequest, _video_task_pb2.VideoTask]  # type: ignore[assignment]
+    """Says what a person has found out about an UNRESOLVED task in the provider's console: its upstream task is adopted
+    and followed, or it is given up. Repeating the same decision returns the task unchanged.
+
+    Errors: `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND`; `FAILED_PRECONDITION` / `VIDEO_TASK_NOT_UNRESOLVED`;
+    `INVALID_ARGUMENT` / `INVALID_REQUEST`.
     """
     WatchVideoTasks: _aio.UnaryStreamMultiCallable[_video_task_service_pb2.WatchVideoTasksRequest, _video_task_service_pb2.WatchVideoTasksResponse]  # type: ignore[assignment]
     """Streams video tasks as they change: first a snapshot, then a message with `synced`, then every event, in one order.
@@ -169,6 +183,19 @@ class VideoTaskServiceServicer(metaclass=_abc_1.ABCMeta):
         bill it; we only stop following it. Cancelling a CANCELLED task returns it unchanged.
 
         Errors: `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND`; `FAILED_PRECONDITION` / `VIDEO_TASK_FINAL`.
+        """
+
+    @_abc_1.abstractmethod
+    def ResolveVideoTask(
+        self,
+        request: _video_task_service_pb2.ResolveVideoTaskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_video_task_pb2.VideoTask, _abc.Awaitable[_video_task_pb2.VideoTask]]:
+        """Says what a person has found out about an UNRESOLVED task in the provider's console: its upstream task is adopted
+        and followed, or it is given up. Repeating the same decision returns the task unchanged.
+
+        Errors: `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND`; `FAILED_PRECONDITION` / `VIDEO_TASK_NOT_UNRESOLVED`;
+        `INVALID_ARGUMENT` / `INVALID_REQUEST`.
         """
 
     @_abc_1.abstractmethod

@@ -1,4 +1,4 @@
-"""``kling-flows get``, ``list`` and ``cancel``."""
+"""``kling-flows get``, ``list``, ``cancel`` and ``resolve``."""
 
 from __future__ import annotations
 
@@ -54,6 +54,37 @@ def cancel(
     _print(task, output)
     if task.upstream.task_id:
         output.note("It had reached the provider, which has no cancel: it may still be made and billed.")
+
+
+@command(*CLIENT_OPTIONS)
+def resolve(
+    shared: Shared,
+    task_id: Annotated[str, typer.Argument(metavar="ID", help="Id or name of the UNRESOLVED task.")],
+    adopt: Annotated[
+        str, typer.Option("--adopt", metavar="TASK_ID", help="The provider has accepted it under this id: follow that.")
+    ] = "",
+    abandon: Annotated[bool, typer.Option("--abandon", help="It was not, or nobody wants it: FAILED.")] = False,
+) -> None:
+    """Decide about an UNRESOLVED video task, after a look into the provider's console."""
+    from kling_flows.cli.client import VideoTaskClient
+    from kling_flows.cli.output import Output
+    from kling_flows.cli.request import resource_name
+    from kling_flows.v1.video_task_service_pb2 import ResolveVideoTaskRequest
+
+    if bool(adopt) == abandon:
+        raise typer.BadParameter("give either --adopt TASK_ID or --abandon")
+    output = Output(shared)
+    request = ResolveVideoTaskRequest(name=resource_name(task_id))
+    if adopt:
+        request.adopt_task_id = adopt
+    else:
+        request.abandon = True
+
+    async def run() -> VideoTask:
+        async with VideoTaskClient(shared.address(), notice=output.note) as client:
+            return await client.resolve(request)
+
+    _print(asyncio.run(run()), output)
 
 
 @command(*CLIENT_OPTIONS)

@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+import pytest
+import structlog
+
+from kling_flows.logs import configure_logging
+
+
+@pytest.fixture(autouse=True)
+def _defaults_afterwards() -> object:
+    yield
+    structlog.reset_defaults()
+
+
+def test_a_traceback_never_shows_local_variables(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging()
+    authorization = "Bearer very-secret"
+    try:
+        raise RuntimeError(f"no header of {len(authorization)} characters")
+    except RuntimeError:
+        structlog.get_logger().exception("it broke")
+    shown = capsys.readouterr().err
+    assert "RuntimeError" in shown
+    assert "very-secret" not in shown
