@@ -1,0 +1,115 @@
+"""``python -m benchmarks``: run scenarios, print their figures and write them as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks import report
+from benchmarks.aims import is_dependable, judge
+from benchmarks.figures import Figures, calculate
+from benchmarks.run import run
+from benchmarks.scenarios import SCENARIOS, Scenario
+from kling_flows.sandbox.settings import parse_seconds
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what is asked for.
+
+    Returns:
+        0, also if figures miss aims that depend on the machine; 1 if a video was paid twice or lost, or an event was.
+        130 if it was interrupted.
+    """
+    scenarios = _parse(arguments)
+    _interrupt_on_signals()
+    try:
+        outcomes = [_measure(scenario, Console()) for scenario in scenarios]
+    except KeyboardInterrupt:
+        return 130
+    return 0 if all(outcomes) else 1
+
+
+def _measure(scenario: Scenario, console: Console) -> bool:
+    figures = _run(scenario, console)
+    verdicts = judge(scenario.name, figures)
+    report.show(console, scenario, figures, verdicts)
+    console.print(f"All figures: {report.write(scenario, figures, verdicts)}\n", soft_wrap=True)
+    return is_dependable(figures)
+
+
+def _run(scenario: Scenario, console: Console) -> Figures:
+    folder = Path(tempfile.mkdtemp(prefix=f"kling-flows-{scenario.name}-"))
+    keep = False
+    try:
+        with console.status(f"{scenario.name}: {scenario.summary}"):
+            return calculate(run(scenario, folder))
+    except Exception:
+        keep = True
+        console.print(f"The run failed; its logs are in {folder}", soft_wrap=True)
+        raise
+    finally:
+        if not keep:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _parse(arguments: Sequence[str] | None) -> list[Scenario]:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="What kling-flows costs, measured.")
+    parser.add_argument(
+        "--scenario",
+        choices=[*SCENARIOS, "all"],
+        default="all",
+        help="; ".join(f"{scenario.name}: {scenario.summary}" for scenario in SCENARIOS.values()) + " (default: all)",
+    )
+    parser.add_argument("--tasks", type=_count, help="video tasks (default: the scenario's)")
+    parser.add_argument("--rate", type=_positive, help="creates per second; a burst has none (default: the scenario's)")
+    parser.add_argument(
+        "--seconds",
+        type=parse_seconds,
+        metavar="MIN:MAX",
+        help="time that a video takes, in seconds (default: the scenario's)",
+    )
+    parser.add_argument("--poll-interval", type=_positive, metavar="SECONDS", help="(default: the product's)")
+    options = parser.parse_args(arguments)
+    chosen = SCENARIOS.values() if options.scenario == "all" else [SCENARIOS[options.scenario]]
+    given = {
+        name: value
+        for name in ("tasks", "rate", "seconds", "poll_interval")
+        if (value := getattr(options, name)) is not None
+    }
+    return [_changed(scenario, **given) for scenario in chosen]
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError("must be more than 0")
+    return value
+
+
+def _count(text: str) -> int:
+    _positive(text)
+    return int(text)
+
+
+def _changed(scenario: Scenario, **given: object) -> Scenario:
+    if scenario.rate is None:
+        given.pop("rate", None)
+    return replace(scenario, **given)
+
+
+def _interrupt_on_signals() -> None:
+    # So that the children are ended whatever ends us.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""What the figures are to reach."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from benchmarks.figures import Figures
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """A limit that a figure is not to exceed.
+
+    Args:
+        name: What is limited.
+        limit: Its largest value.
+        unit: Of the limit and the figure.
+        figure: Finds the figure; None if it could not be measured, which is a miss.
+    """
+
+    name: str
+    limit: float
+    unit: str
+    figure: Callable[[Figures], float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether an aim is met."""
+
+    name: str
+    limit: float
+    unit: str
+    figure: float | None
+    met: bool
+
+
+_FOR_ALL: Final = (
+    Aim("paid twice", 0, "charges", lambda figures: figures.paid_twice),
+    Aim("lost", 0, "tasks", lambda figures: figures.lost),
+    Aim("gaps in the watch", 0, "events", lambda figures: figures.gaps),
+)
+
+_AIMS: Final[Mapping[str, Sequence[Aim]]] = {
+    "paced": (
+        Aim("create, p50", 5, "ms", lambda figures: figures.create_ms.p50 if figures.create_ms else None),
+        Aim("CPU per task", 150, "ms", lambda figures: figures.cpu_ms_per_task),
+    ),
+    "burst": (
+        Aim("last start", 60, "s", lambda figures: figures.last_start_seconds),
+        Aim("CPU per task", 30, "ms", lambda figures: figures.cpu_ms_per_task),
+    ),
+}
+
+
+def judge(scenario: str, figures: Figures) -> list[Verdict]:
+    """Compare the figures of a scenario with its aims."""
+    return [_verdict(aim, aim.figure(figures)) for aim in (*_AIMS.get(scenario, ()), *_FOR_ALL)]
+
+
+def is_dependable(figures: Figures) -> bool:
+    """Whether the aims that do not depend on the machine are met."""
+    return all(_verdict(aim, aim.figure(figures)).met for aim in _FOR_ALL)
+
+
+def _verdict(aim: Aim, figure: float | None) -> Verdict:
+    return Verdict(aim.name, aim.limit, aim.unit, figure, figure is not None and figure <= aim.limit)

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from kling_flows.engine.cancel import cancelled
+from kling_flows.engine.carry import carry
+from kling_flows.engine.engine import Engine
+from kling_flows.engine.failures import ending
+from kling_flows.errors import LeaseLost, VideoTaskCancelled, VideoTaskFinal
+from kling_flows.ledger import FINAL_STATES, State, VideoTask
+from kling_flows.sandbox import SandboxServer
+from kling_flows.sandbox.text2video import STUCK_MARK
+
+from ..ledger.make import task, upstream
+from .rig import OpenEngine, assert_archived, creates, history, queue, until, until_state
+
+
+async def _cancel(engine: Engine, reason: str = "", name: str = "t") -> VideoTask:
+    """As the front does it: by nobody's lease."""
+    return await engine.ledger.advance(name, lambda before: cancelled(before, reason))
+
+
+async def test_a_cancel_before_anything_was_sent_is_free(engine: Engine, sandbox: SandboxServer) -> None:
+    await queue(engine)
+    ended = await _cancel(engine, "changed my mind")
+    assert ended.state is State.CANCELLED
+    assert ended.error is not None
+    assert ended.error.metadata["sent"] == "false"
+    assert "nothing is spent" in ended.error.message
+    assert "changed my mind" in ended.error.message
+    assert await carry(engine, "t", None) == ended
+    assert creates(sandbox) == 0
+
+
+async def test_a_cancel_while_it_waits_for_a_slot_is_free(open_engine: OpenEngine, sandbox: SandboxServer) -> None:
+    engine = await open_engine(submit_concurrency=1)
+    sandbox.set_faults([{"fault": "slow", "on": "create", "seconds": 0.5, "times": 1}])
+    for name in ("first", "waits"):
+        await queue(engine, name)
+    carrying = [asyncio.create_task(carry(engine, name, None)) for name in ("first", "waits")]
+    await until(lambda: creates(sandbox))
+    ended = await _cancel(engine, name="waits")
+    assert ended.error is not None
+    assert ended.error.metadata["sent"] == "false"
+    first, waits = await asyncio.gather(*carrying, return_exceptions=True)
+    assert isinstance(first, VideoTask)
+    assert_archived(first)
+    assert isinstance(waits, LeaseLost)
+    assert len(sandbox.charges()) == 1
+
+
+async def test_a_cancel_while_the_request_is_out_keeps_what_it_cost(engine: Engine, sandbox: SandboxServer) -> None:
+    sandbox.set_faults([{"fault": "slow", "on": "create", "seconds": 0.8}])
+    await queue(engine)
+    carrying = asyncio.create_task(carry(engine, "t", None))
+    await until(lambda: creates(sandbox))
+    early = await _cancel(engine)
+    assert early.error is not None
+    assert early.error.metadata["sent"] == "true"
+    ended = await carrying
+    assert ended.state is State.CANCELLED
+    assert ended.end_time == early.end_time
+    assert ended.upstream is not None
+    assert ended.upstream.task_id == sandbox.charges()[0]["task_id"]
+    assert not ended.upstream.outcome_unknown
+    assert ended.error == early.error
+    assert [seen.state for seen in await history(engine)][-2:] == [State.CANCELLED] * 2
+
+
+async def test_a_cancel_while_the_outcome_is_unknown_keeps_what_it_cost(engine: Engine, sandbox: SandboxServer) -> None:
+    sandbox.set_faults(
+        [
+            {"fault": "accept_then_drop", "times": 1},
+            {"fault": "slow", "on": "get", "seconds": 0.8, "times": 1},
+        ]
+    )
+    await queue(engine)
+    carrying = asyncio.create_task(carry(engine, "t", None))
+    await until(lambda: sandbox.stats()["calls"]["get"])
+    await _cancel(engine)
+    ended = await carrying
+    assert ended.state is State.CANCELLED
+    assert ended.upstream is not None
+    assert ended.upstream.task_id == sandbox.charges()[0]["task_id"]
+
+
+async def test_a_cancel_is_not_followed_by_another_request(engine: Engine, sandbox: SandboxServer) -> None:
+    sandbox.set_faults([{"fault": "concurrency"}])
+    await queue(engine)
+    carrying = asyncio.create_task(carry(engine, "t", None))
+    await until(lambda: creates(sandbox))
+    ended = await _cancel(engine)
+    await asyncio.wait({carrying})
+    sent = creates(sandbox)
+    sandbox.set_faults([])
+    assert await carry(engine, "t", None) == await engine.ledger.get("t")
+    assert (await engine.ledger.get("t")).state is ended.state
+    assert creates(sandbox) == sent
+    assert sandbox.charges() == []
+    carrying.exception()
+
+
+async def test_a_cancel_ends_the_wait_soon(engine: Engine, sandbox: SandboxServer) -> None:
+    await queue(engine, prompt=STUCK_MARK)
+    carrying = asyncio.create_task(carry(engine, "t", None))
+    await until_state(engine, State.PROCESSING)
+    ended = await _cancel(engine)
+    async with asyncio.timeout(4):
+        with pytest.raises(LeaseLost):
+            await carrying
+    assert (await engine.ledger.get("t")).state is ended.state
+    # And nobody looks at it any more.
+    looks = sandbox.stats()["calls"]["get"]
+    await asyncio.sleep(0.3)
+    assert sandbox.stats()["calls"]["get"] <= looks + 1
+
+
+async def test_a_cancel_while_archiving_is_not_overwritten(engine: Engine, sandbox: SandboxServer) -> None:
+    sandbox.set_faults([{"fault": "slow", "on": "download", "seconds": 0.8}])
+    await queue(engine)
+    carrying = asyncio.create_task(carry(engine, "t", None))
+    await until(lambda: sandbox.stats()["calls"]["download"])
+    ended = await _cancel(engine)
+    with pytest.raises(LeaseLost):
+        await carrying
+    assert await engine.ledger.get("t") == ended
+
+
+async def test_a_second_cancel_changes_nothing(engine: Engine) -> None:
+    await queue(engine)
+    first = await _cancel(engine, "one")
+    assert await _cancel(engine, "two") == first
+    assert await engine.ledger.head() == 2
+
+
+@pytest.mark.parametrize("state", sorted(FINAL_STATES - {State.CANCELLED}))
+def test_what_has_ended_cannot_be_cancelled(state: State) -> None:
+    with pytest.raises(VideoTaskFinal) as caught:
+        cancelled(task("t", state=state), "")
+    assert caught.value.metadata == {"video_task": "t", "state": state.value}
+
+
+@pytest.mark.parametrize("state", sorted(set(State) - FINAL_STATES - {State.QUEUED}))
+def test_what_was_sent_can_be_cancelled_and_says_that_it_may_cost(state: State) -> None:
+    ended = cancelled(task("t", state=state, upstream=upstream("t")), "")
+    assert ended.state is State.CANCELLED
+    assert ended.error is not None
+    assert "may still generate and bill" in ended.error.message
+
+
+@pytest.mark.parametrize("state", State)
+def test_only_an_ending_without_a_video_is_an_error(state: State) -> None:
+    ended = task("t", state=state)
+    error = ending(ended)
+    assert (error is not None) == (state in FINAL_STATES - {State.SUCCEEDED})
+    if state is State.CANCELLED:
+        assert isinstance(ending(cancelled(task("t"), "why")), VideoTaskCancelled)
+
+
+def test_the_error_of_an_ending_says_why() -> None:
+    error: Any = ending(cancelled(task("t"), "why"))
+    assert "why" in error.message
+    assert error.metadata == {"video_task": "t", "reason": "VIDEO_TASK_CANCELLED"}

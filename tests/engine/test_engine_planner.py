@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
+
+import pytest
+from pydantic import SecretStr
+
+from kling_flows.engine import polling
+from kling_flows.engine.polling import PollPlanner
+from kling_flows.sandbox import SandboxServer
+from kling_flows.sandbox.text2video import STUCK_MARK
+from kling_flows.upstream import (
+    Account,
+    ApiKeyCredentials,
+    Provider,
+    TextToVideoRequest,
+    UpstreamClient,
+    UpstreamStatus,
+    UpstreamTask,
+)
+from kling_flows.upstream.constants import SANDBOX_API_KEY
+
+from .rig import until
+
+INTERVAL = 0.1
+
+
+@asynccontextmanager
+async def _client(server: SandboxServer, provider: Provider = Provider.KLING) -> AsyncIterator[UpstreamClient]:
+    base_url = server.url + ("/kling" if provider is Provider.COMETAPI else "")
+    account = Account.of(provider, ApiKeyCredentials(SecretStr(SANDBOX_API_KEY)), base_url=base_url)
+    async with UpstreamClient(account) as client:
+        yield client
+
+
+@asynccontextmanager
+async def _planner(client: UpstreamClient, interval: float = INTERVAL) -> AsyncIterator[PollPlanner]:
+    planner = PollPlanner(client, interval)
+    async with planner.running():
+        yield planner
+
+
+async def _submit(client: UpstreamClient, number: int, prompt: str = "a cup") -> list[str]:
+    request = TextToVideoRequest(prompt=prompt)
+    return [(await client.create(request, f"ext-{prompt[:5]}-{n}")).task_id for n in range(number)]
+
+
+async def _follow(planner: PollPlanner, task_id: str, typical: float = 0.0) -> list[UpstreamTask]:
+    async with asyncio.timeout(20), aclosing(planner.follow(task_id, typical_seconds=typical, age_seconds=0)) as looks:
+        return [seen async for seen in looks]
+
+
+async def _follow_all(planner: PollPlanner, task_ids: list[str]) -> list[UpstreamTask]:
+    return [seen[-1] for seen in await asyncio.gather(*(_follow(planner, task_id) for task_id in task_ids))]
+
+
+async def test_each_change_is_told_once_and_the_end_last(start_sandbox: Callable[..., SandboxServer]) -> None:
+    async with _client(start_sandbox(seconds=(1.0, 1.0))) as client, _planner(client) as planner:
+        (task_id,) = await _submit(client, 1)
+        seen = [task.status for task in await _follow(planner, task_id)]
+    assert seen == [UpstreamStatus.PROCESSING, UpstreamStatus.SUCCEEDED]
+
+
+@pytest.mark.parametrize(("number", "lists"), [(3, False), (4, True), (40, True)])
+async def test_a_list_is_asked_for_as_soon_as_it_is_cheaper(
+    start_sandbox: Callable[..., SandboxServer], number: int, lists: bool
+) -> None:
+    server = start_sandbox(seconds=(0.5, 0.5))
+    async with _client(server) as client, _planner(client) as planner:
+        task_ids = await _submit(client, number)
+        ended = await _follow_all(planner, task_ids)
+    assert [task.task_id for task in ended] == task_ids
+    assert {task.status for task in ended} == {UpstreamStatus.SUCCEEDED}
+    calls = server.stats()["calls"]
+    if lists:
+        # What the tick before has left over, fewer than make a list, may be asked for singly.
+        assert calls["list"] >= 1
+        assert calls["get"] < number
+    else:
+        assert calls["list"] == 0
+        assert calls["get"] >= number
+
+
+async def test_where_there_is_no_list_none_is_asked_for(start_sandbox: Callable[..., SandboxServer]) -> None:
+    server = start_sandbox(seconds=(0.3, 0.3))
+    async with _client(server, Provider.COMETAPI) as client, _planner(client) as planner:
+        ended = await _follow_all(planner, await _submit(client, 8))
+    assert {task.status for task in ended} == {UpstreamStatus.SUCCEEDED}
+    assert server.stats()["calls"]["list"] == 0
+
+
+async def test_what_the_list_does_not_show_is_asked_for_singly(
+    sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The list is too long to be read to its end, where the followed tasks are.
+    monkeypatch.setattr(polling, "_PAGE_SIZE", 3)
+    async with _client(sandbox) as client, _planner(client) as planner:
+        task_ids = await _submit(client, 5)
+        await _submit(client, 30, "newer")
+        ended = await _follow_all(planner, task_ids)
+    assert [task.task_id for task in ended] == task_ids
+    calls = sandbox.stats()["calls"]
+    assert calls["list"] >= 1
+    assert calls["get"] >= 5
+
+
+@pytest.mark.parametrize("number", [1, 6], ids=["singly", "by list"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"fault": "http_error", "code": 5000},
+        {"fault": "http_error", "code": 1303},
+        {"fault": "http_error", "code": 1000},
+        {"fault": "throttle"},
+        {"fault": "drop_before_accept"},
+        {"fault": "html"},
+        {"fault": "truncated_json"},
+        {"fault": "empty"},
+    ],
+    ids=lambda fault: f"{fault['fault']}-{fault.get('code', '')}",
+)
+async def test_a_look_that_fails_is_only_missed(sandbox: SandboxServer, fault: dict[str, object], number: int) -> None:
+    async with _client(sandbox) as client, _planner(client, 0.05) as planner:
+        task_ids = await _submit(client, number)
+        sandbox.set_faults([{**fault, "on": operation, "times": 1} for operation in ("get", "list")])
+        ended = await _follow_all(planner, task_ids)
+    assert {task.status for task in ended} == {UpstreamStatus.SUCCEEDED}
+
+
+@pytest.mark.parametrize("number", [1, 6], ids=["singly", "by list"])
+async def test_looks_that_keep_failing_become_fewer(sandbox: SandboxServer, number: int) -> None:
+    operation = "get" if number == 1 else "list"
+    async with _client(sandbox) as client, _planner(client, 0.05) as planner:
+        task_ids = await _submit(client, number)
+        sandbox.set_faults([{"fault": "http_error", "on": operation, "code": 5000, "times": 4}])
+        following = asyncio.create_task(_follow_all(planner, task_ids))
+        await until(lambda: sandbox.stats()["calls"][operation] >= 1)
+        began = asyncio.get_running_loop().time()
+        await following
+    # 0.1, 0.2, 0.4 and 0.8 s, each up to a tenth shorter.
+    assert asyncio.get_running_loop().time() - began > 1.3
+
+
+async def test_one_task_that_cannot_be_read_does_not_hold_up_the_others(sandbox: SandboxServer) -> None:
+    async with _client(sandbox, Provider.COMETAPI) as client, _planner(client, 0.05) as planner:
+        (bad,) = await _submit(client, 1, "cursed")
+        good = await _submit(client, 1, f"slow {STUCK_MARK}")
+        sandbox.set_faults([{"fault": "http_error", "on": "get", "code": 5000, "match": "cursed"}])
+        following = [asyncio.create_task(_follow(planner, task_id)) for task_id in (bad, *good)]
+        # With back-off for both, 25 looks would take longer than a test may.
+        await until(lambda: sandbox.stats()["calls"]["get"] >= 25)
+        for task in following:
+            task.cancel()
+        await asyncio.wait(following)
+
+
+async def test_the_provider_s_wish_to_wait_is_honoured(sandbox: SandboxServer) -> None:
+    async with _client(sandbox) as client, _planner(client, 0.05) as planner:
+        task_ids = await _submit(client, 1)
+        sandbox.set_faults([{"fault": "throttle", "on": "get", "retry_after": 1, "times": 1}])
+        began = asyncio.get_running_loop().time()
+        await _follow_all(planner, task_ids)
+    assert asyncio.get_running_loop().time() - began > 0.9
+
+
+async def test_the_first_look_is_put_off_for_as_long_as_nothing_can_be_seen(sandbox: SandboxServer) -> None:
+    async with _client(sandbox) as client, _planner(client, 0.05) as planner:
+        (task_id,) = await _submit(client, 1)
+        began = asyncio.get_running_loop().time()
+        await _follow(planner, task_id, typical=1.0)
+    assert asyncio.get_running_loop().time() - began > 0.5
+    assert sandbox.stats()["calls"]["get"] == 1
+
+
+async def test_a_hint_is_followed_at_once(sandbox: SandboxServer) -> None:
+    async with _client(sandbox) as client, _planner(client, 0.05) as planner:
+        (task_id,) = await _submit(client, 1)
+        following = asyncio.create_task(_follow(planner, task_id, typical=3600.0))
+        await asyncio.sleep(0)
+        planner.look_now("unknown")
+        planner.look_now(task_id)
+        assert (await following)[-1].status is UpstreamStatus.SUCCEEDED
+
+
+async def test_following_can_be_stopped(sandbox: SandboxServer) -> None:
+    async with _client(sandbox) as client, _planner(client) as planner:
+        one, two, three = await _submit(client, 3, STUCK_MARK)
+        following = {task_id: asyncio.create_task(_follow(planner, task_id)) for task_id in (one, two, three)}
+        await until(lambda: sandbox.stats()["calls"]["get"] >= 3)
+        planner.stop_following("unknown")
+        planner.stop_following(one)
+        await following[one]
+        assert not following[two].done()
+        planner.stop()
+        for task in following.values():
+            assert {seen.status for seen in await task} <= {UpstreamStatus.SUBMITTED, UpstreamStatus.PROCESSING}
+
+
+async def test_a_task_that_is_followed_anew_is_not_forgotten_with_the_first_follower(
+    start_sandbox: Callable[..., SandboxServer],
+) -> None:
+    async with _client(start_sandbox(seconds=(0.6, 0.6))) as client, _planner(client) as planner:
+        (task_id,) = await _submit(client, 1)
+        # Abandoned by an error, and closed only when its traceback is let go of.
+        first = planner.follow(task_id, typical_seconds=0, age_seconds=0)
+        await anext(first)
+        second = asyncio.create_task(_follow(planner, task_id))
+        await asyncio.sleep(0)
+        await first.aclose()
+        assert (await second)[-1].status is UpstreamStatus.SUCCEEDED
+
+
+async def test_a_task_that_the_provider_does_not_show_yet_is_waited_for(
+    start_sandbox: Callable[..., SandboxServer],
+) -> None:
+    server = start_sandbox(lookup_lag=0.5)
+    async with _client(server) as client, _planner(client, 0.05) as planner:
+        ended = await _follow_all(planner, await _submit(client, 1))
+    assert ended[-1].status is UpstreamStatus.SUCCEEDED
+    assert server.stats()["calls"]["get"] > 1
