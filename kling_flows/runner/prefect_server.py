@@ -6,10 +6,15 @@ import os
 import signal
 import socket
 import sys
-from typing import Final
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final
 
 from kling_flows.errors import ConfigurationError
 from kling_flows.processes import watch_parent
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction
 
 # By default every event of a task run is a transaction of its own; a second's worth together costs a third less CPU.
 _BATCHED: Final = {
@@ -43,9 +48,31 @@ def main(host: str, port: int) -> int:
     import uvicorn
     from prefect.server.api.server import create_app
 
+    _let_writers_wait()
     config = uvicorn.Config(create_app(final=True), log_level="warning", timeout_keep_alive=30)
     uvicorn.Server(config).run(sockets=[listener])
     return 0
+
+
+def _let_writers_wait() -> None:
+    """Begin every explicit transaction on SQLite as a writing one.
+
+    Prefect begins most of them as reading ones. One that then wants to write while another writes is refused by SQLite
+    at once, whatever the time-out; Prefect answers 503 and its client comes back two seconds later, and all starts
+    behind it wait as long. A transaction that begins as a writing one waits for its turn, some milliseconds.
+    """
+    from prefect.server.database.configurations import AioSqliteConfiguration
+
+    begin = AioSqliteConfiguration.begin_transaction
+
+    @asynccontextmanager
+    async def begin_to_write(
+        self: AioSqliteConfiguration, session: AsyncSession, with_for_update: bool = False
+    ) -> AsyncGenerator[AsyncSessionTransaction]:
+        async with begin(self, session, with_for_update=True) as transaction:
+            yield transaction
+
+    AioSqliteConfiguration.begin_transaction = begin_to_write
 
 
 if __name__ == "__main__":

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from kling_flows.errors import ConfigurationError
+from kling_flows.processes import watch_parent
 from kling_flows.sandbox.server import run
 from kling_flows.sandbox.settings import SandboxSettings, VideoSource, parse_seconds
 
@@ -57,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--seed", type=int, default=defaults.seed, help="seed of times and faults (default: %(default)s)"
     )
     options = parser.parse_args(arguments)
+    watch_parent(lambda: os.kill(os.getpid(), signal.SIGTERM))
     try:
         settings = SandboxSettings(
             seconds=options.seconds,
