@@ -24,10 +24,14 @@ def cancelled(before: VideoTask, reason: str) -> VideoTask:
             f"videoTasks/{before.id} is {before.state}, which is final; there is nothing left to cancel",
             metadata={"video_task": before.id, "state": before.state.value},
         )
-    if before.upstream is None:
+    upstream = before.upstream
+    sent = upstream is not None and bool(upstream.task_id or upstream.outcome_unknown)
+    if upstream is None:
         consequence = "nothing was sent to the provider and nothing is spent"
+    elif not sent:
+        consequence = "the provider has refused it until now, so that nothing is spent"
     else:
         consequence = "it was already sent; the provider has no cancel, so it may still generate and bill the video"
     message = f"cancelled: {consequence}" + (f" (reason: {reason})" if reason else "")
-    error = error_record(VideoTaskCancelled(message, metadata={"sent": str(before.upstream is not None).lower()}))
+    error = error_record(VideoTaskCancelled(message, metadata={"sent": str(sent).lower()}))
     return before.model_copy(update={"state": State.CANCELLED, "error": error})

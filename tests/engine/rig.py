@@ -76,6 +76,11 @@ def creates(server: SandboxServer) -> int:
     return server.stats()["calls"]["create"]
 
 
+def waiting_for_a_slot(engine: Engine) -> int:
+    """How many submits wait for another to end."""
+    return len(engine.submit_slots._waiters or ())
+
+
 def assert_archived(task: VideoTask) -> None:
     """The task has succeeded, and its file is the whole video."""
     assert task.state is State.SUCCEEDED, task.error

@@ -15,7 +15,7 @@ from kling_flows.sandbox import SandboxServer
 from kling_flows.sandbox.text2video import STUCK_MARK
 
 from ..ledger.make import task, upstream
-from .rig import OpenEngine, assert_archived, creates, history, queue, until, until_state
+from .rig import OpenEngine, creates, history, queue, until, until_state, waiting_for_a_slot
 
 
 async def _cancel(engine: Engine, reason: str = "", name: str = "t") -> VideoTask:
@@ -37,23 +37,26 @@ async def test_a_cancel_before_anything_was_sent_is_free(engine: Engine, sandbox
 
 async def test_a_cancel_while_it_waits_for_a_slot_is_free(open_engine: OpenEngine, sandbox: SandboxServer) -> None:
     engine = await open_engine(submit_concurrency=1)
-    sandbox.set_faults([{"fault": "slow", "on": "create", "seconds": 0.5, "times": 1}])
+    sandbox.set_faults([{"fault": "slow", "on": "create", "seconds": 60}])
     for name in ("first", "waits"):
         await queue(engine, name)
-    carrying = [asyncio.create_task(carry(engine, name, None)) for name in ("first", "waits")]
+    first = asyncio.create_task(carry(engine, "first", None))
     await until(lambda: creates(sandbox))
+    waits = asyncio.create_task(carry(engine, "waits", None))
+    await until(lambda: waiting_for_a_slot(engine))
     ended = await _cancel(engine, name="waits")
     assert ended.error is not None
     assert ended.error.metadata["sent"] == "false"
-    first, waits = await asyncio.gather(*carrying, return_exceptions=True)
-    assert isinstance(first, VideoTask)
-    assert_archived(first)
-    assert isinstance(waits, LeaseLost)
-    assert len(sandbox.charges()) == 1
+    # The slot becomes free.
+    first.cancel()
+    with pytest.raises(LeaseLost):
+        await waits
+    assert await engine.ledger.get("waits") == ended
+    assert creates(sandbox) == 1
 
 
 async def test_a_cancel_while_the_request_is_out_keeps_what_it_cost(engine: Engine, sandbox: SandboxServer) -> None:
-    sandbox.set_faults([{"fault": "slow", "on": "create", "seconds": 0.8}])
+    sandbox.set_faults([{"fault": "slow", "on": "create", "seconds": 1.0}])
     await queue(engine)
     carrying = asyncio.create_task(carry(engine, "t", None))
     await until(lambda: creates(sandbox))
@@ -87,11 +90,23 @@ async def test_a_cancel_while_the_outcome_is_unknown_keeps_what_it_cost(engine: 
     assert ended.upstream.task_id == sandbox.charges()[0]["task_id"]
 
 
+def test_a_cancel_of_what_was_only_refused_says_that_nothing_is_spent() -> None:
+    ended = cancelled(task("t", state=State.SUBMITTING, upstream=upstream("t")), "")
+    assert ended.error is not None
+    assert ended.error.metadata["sent"] == "false"
+    assert "nothing is spent" in ended.error.message
+
+
+async def _refused(engine: Engine) -> bool:
+    return (await engine.ledger.get("t")).error is not None
+
+
 async def test_a_cancel_is_not_followed_by_another_request(engine: Engine, sandbox: SandboxServer) -> None:
     sandbox.set_faults([{"fault": "concurrency"}])
     await queue(engine)
     carrying = asyncio.create_task(carry(engine, "t", None))
     await until(lambda: creates(sandbox))
+    await until(lambda: _refused(engine))
     ended = await _cancel(engine)
     await asyncio.wait({carrying})
     sent = creates(sandbox)
@@ -144,8 +159,9 @@ def test_what_has_ended_cannot_be_cancelled(state: State) -> None:
 
 
 @pytest.mark.parametrize("state", sorted(set(State) - FINAL_STATES - {State.QUEUED}))
-def test_what_was_sent_can_be_cancelled_and_says_that_it_may_cost(state: State) -> None:
-    ended = cancelled(task("t", state=state, upstream=upstream("t")), "")
+@pytest.mark.parametrize("facts", [{"task_id": "850"}, {"outcome_unknown": True}], ids=["accepted", "unknown"])
+def test_what_was_sent_can_be_cancelled_and_says_that_it_may_cost(state: State, facts: dict[str, Any]) -> None:
+    ended = cancelled(task("t", state=state, upstream=upstream("t", **facts)), "")
     assert ended.state is State.CANCELLED
     assert ended.error is not None
     assert "may still generate and bill" in ended.error.message
