@@ -17,6 +17,7 @@ from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from kling_flows.archive.download import Download, download_client
+from kling_flows.archive.folder import make_durable, remove_leftovers
 from kling_flows.errors import ArchiveError, ConfigurationError
 
 _MANIFEST_SCHEMA: Final = 1
@@ -42,10 +43,12 @@ class VideoArchive:
     Args:
         store: Any of obstore's; publishes atomically.
         base_uri: What the addresses of its objects begin with.
+        folder: Where the objects are files, if they are.
     """
 
-    def __init__(self, store: ObjectStore, base_uri: str) -> None:
+    def __init__(self, store: ObjectStore, base_uri: str, folder: Path | None = None) -> None:
         self._store = store
+        self._folder = folder
         self._base_uri = base_uri.rstrip("/")
         self._client: httpx.AsyncClient = download_client()
 
@@ -61,7 +64,7 @@ class VideoArchive:
                 return cls(from_url(address), address)
             folder = Path(address.removeprefix("file://"))
             folder.mkdir(parents=True, exist_ok=True)
-            archive = cls(LocalStore(folder, mkdir=True), folder.absolute().as_uri())
+            archive = cls(LocalStore(folder, mkdir=True), folder.absolute().as_uri(), folder)
             archive._probe()
         except (BaseError, OSError, ValueError) as error:
             raise ConfigurationError(
@@ -92,6 +95,8 @@ class VideoArchive:
             ArchiveError: the bytes are not the whole video, or the storage refuses them.
         """
         path = _path(task_id, created)
+        if self._folder is not None:
+            await asyncio.to_thread(remove_leftovers, self._folder / f"{path}.mp4")
         put = asyncio.ensure_future(
             obstore.put_async(self._store, f"{path}.mp4", download.chunks(), use_multipart=True, max_concurrency=2)
         )
@@ -123,7 +128,17 @@ class VideoArchive:
             )
         except (BaseError, OSError) as error:
             raise ArchiveError(f"the archive refuses {path}.json ({error}); it is tried again") from error
+        await self._make_durable(path)
         return stored
+
+    async def _make_durable(self, path: str) -> None:
+        if self._folder is None:
+            return
+        try:
+            for name in (f"{path}.mp4", f"{path}.json"):
+                await asyncio.to_thread(make_durable, self._folder / name)
+        except OSError as error:
+            raise ArchiveError(f"the disk does not take {path}.mp4 ({error}); it is tried again") from error
 
     async def find(self, task_id: str, created: datetime, facts: Mapping[str, Any]) -> StoredVideo | None:
         """What was published before a crash: a manifest with these facts, and a file of the length that it says.

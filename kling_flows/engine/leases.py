@@ -117,6 +117,9 @@ class LeaseKeeper:
             except LedgerUnavailable as error:
                 # Nothing is decided without the ledger; a peer may take over meanwhile, and the fence holds.
                 log.warning("the lease cannot be looked after", error=error.message)
+            except Exception:
+                # Without this loop the lease would end under a runner that knows nothing of it.
+                log.exception("the lease cannot be looked after")
 
     async def _renew(self) -> None:
         if not await self._ledger.renew_lease(self.runner_id):

@@ -33,7 +33,7 @@ _JITTER: Final = 0.1
 _BACKOFF_LIMIT: Final = 60.0
 
 #: Looks in a row at a task that the provider calls succeeded without giving a video, before that is believed.
-URLLESS_LOOKS: Final = 20
+URLLESS_LOOKS: Final = 200
 
 
 @dataclass(slots=True, eq=False)
@@ -133,6 +133,10 @@ class PollPlanner:
                 seen = await self._look(due)
             except UpstreamError as error:
                 self._back_off(error)
+                seen = ()
+            except Exception:
+                # A bug in one look must not end the looks at all other tasks.
+                log.exception("a look failed")
                 seen = ()
             if seen:
                 self._failures = 0

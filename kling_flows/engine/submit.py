@@ -31,6 +31,9 @@ from kling_flows.upstream.errors import (
     UpstreamPermission,
 )
 
+#: Longest time for which a provider's Retry-After is obeyed within a step, in seconds; the step's own delays follow.
+_LONGEST_WAIT: Final = 60.0
+
 log = structlog.get_logger(__name__)
 
 #: The provider has refused for good: nothing was created and nothing will be paid.
@@ -122,7 +125,7 @@ async def _send(engine: Engine, task: VideoTask, flow_run: FlowRunRecord | None,
             earlier = await _settle(engine, task) if doubtful else None
             return earlier or await engine.fail(task.id, refused)
         await _note_refusal(engine, task, refused, doubtful=doubtful)
-        await asyncio.sleep(refused.retry_after or 0.0)
+        await asyncio.sleep(min(refused.retry_after or 0.0, _LONGEST_WAIT))
         raise
     task = await _adopt(engine, task, accepted)
     await engine.trust.learn(_intent(task).external_task_id, accepted.task_id)
@@ -143,6 +146,9 @@ async def _settle(engine: Engine, task: VideoTask) -> VideoTask | None:
         except UpstreamNotFound:
             continue
         except (UpstreamInvalid, UpstreamPermission) as refused:
+            if await engine.trust.trusted():
+                # It can be asked, but not by us or not now: the question stays open until it is answered.
+                raise
             return await _stop_unresolved(engine, task, refused)
     if await engine.trust.trusted():
         return None

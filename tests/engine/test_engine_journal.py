@@ -17,7 +17,7 @@ from kling_flows.engine.submit import submit
 from kling_flows.errors import LeaseLost
 from kling_flows.ledger import State
 from kling_flows.sandbox import SandboxServer
-from kling_flows.upstream import UpstreamAuth, UpstreamConcurrency, UpstreamUnavailable
+from kling_flows.upstream import UpstreamAuth, UpstreamConcurrency, UpstreamPermission, UpstreamUnavailable
 from kling_flows.upstream.constants import StatusWord
 
 from .rig import OpenEngine, assert_archived, assert_paid_once, creates, history, queue, states, until
@@ -359,8 +359,32 @@ async def test_without_trust_known_refusals_are_still_repeated(engine: Engine, s
     assert_paid_once(sandbox, await carry(engine, "t", None))
 
 
-async def test_a_look_up_that_is_refused_stops_the_task(engine: Engine, sandbox: SandboxServer) -> None:
-    sandbox.set_faults([{"fault": "accept_then_drop", "times": 1}, {"fault": "http_error", "on": "get", "code": 1304}])
+_REFUSED_LOOK_UP = [
+    {"fault": "accept_then_drop", "times": 1},
+    {"fault": "http_error", "on": "get", "code": 1304},
+]
+
+
+async def test_a_refused_look_up_leaves_the_question_open_until_it_is_answered(
+    engine: Engine, sandbox: SandboxServer
+) -> None:
+    sandbox.set_faults(_REFUSED_LOOK_UP)
+    await queue(engine)
+    with pytest.raises(UpstreamPermission):
+        await carry(engine, "t", None)
+    waiting = await engine.ledger.get("t")
+    assert waiting.state is State.SUBMITTING
+    assert waiting.upstream is not None
+    assert waiting.upstream.outcome_unknown
+    sandbox.set_faults([])
+    assert_paid_once(sandbox, await carry(engine, "t", None))
+
+
+async def test_a_refused_look_up_stops_the_task_where_look_ups_are_not_trusted(
+    engine: Engine, sandbox: SandboxServer
+) -> None:
+    await _distrust(engine)
+    sandbox.set_faults(_REFUSED_LOOK_UP)
     await queue(engine)
     stopped = await carry(engine, "t", None)
     assert stopped.state is State.UNRESOLVED
