@@ -27,7 +27,8 @@ from kling_flows.v1.error_reason_pb2 import ErrorReason
 def _tree(root: type[KlingFlowsError]) -> Iterator[type[KlingFlowsError]]:
     yield root
     for child in root.__subclasses__():
-        if child.__module__.startswith("kling_flows."):
+        # What the command line raises stays on this side of the wire.
+        if child.__module__.startswith("kling_flows.") and not child.__module__.startswith("kling_flows.cli."):
             yield from _tree(child)
 
 

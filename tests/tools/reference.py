@@ -28,7 +28,7 @@ def errors_table() -> str:
     rows = {
         f"| `{kind.reason}` | `{kind.grpc_code}` | {kind.exit_code} | {_first_line(kind)} |"
         for kind in _tree(KlingFlowsError)
-        if kind is not UpstreamError and kind.__module__.startswith("kling_flows.")
+        if kind is not UpstreamError and kind.__module__.startswith("kling_flows.") and "cli" not in kind.__module__
     }
     rows.add("| `INTERNAL` | `INTERNAL` | 1 | A bug of ours; the incident id finds it in the server's log. |")
     return "\n".join(["| Reason | gRPC status | Exit code | Meaning |", "|---|---|---|---|", *sorted(rows)])
