@@ -10,7 +10,7 @@ PROTO_OUT ?= .
 PROTOC = $(BIN)/python -m grpc_tools.protoc -I protos \
   --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc
 
-.PHONY: help demo test check lint types protos protos-check reference reference-check format bench clean
+.PHONY: help demo test check lint types protos protos-check reference reference-check format bench clean faults
 
 help: ## What can be made
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ reference: $(STAMP) ## Write the tables of docs/ from the code
 
 reference-check: $(STAMP)
 	@PYTHONPATH=. $(BIN)/python tests/tools/reference.py --check
+
+faults: $(STAMP) ## Cause every fault with 200 tasks each; ends with the table of docs/reliability.md
+	PYTHONPATH=. $(BIN)/python -m tests.faults
 
 bench: $(STAMP) ## The short benchmark
 	$(BIN)/python -m benchmarks

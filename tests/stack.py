@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -116,8 +116,10 @@ class Server:
     def pid(self, role: str) -> int | None:
         """The process id of a role (``grpc_server``, ``kling_flows.runner``, …), if it runs."""
         for child in psutil.Process(self.child.pid).children():
-            if role in child.cmdline():
-                return child.pid
+            # One that was just killed is there and has no command line.
+            with suppress(psutil.Error):
+                if role in child.cmdline():
+                    return child.pid
         return None
 
     def prefect_is_up(self) -> bool:

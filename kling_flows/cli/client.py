@@ -38,7 +38,7 @@ FINAL_STATES: Final = frozenset({VideoTask.SUCCEEDED, VideoTask.FAILED, VideoTas
 _CALL_SECONDS: Final = 20.0
 
 _FIRST_DELAY: Final = 0.2
-_LONGEST_DELAY: Final = 5.0
+_LONGEST_DELAY: Final = 1.0
 
 _HEARTBEAT_SECONDS: Final = 15
 

@@ -1,0 +1,154 @@
+"""Everything that goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from kling_flows.v1.video_task_pb2 import VideoTask
+from tests.faults.audit import Audit, Finding, Kind
+from tests.faults.trial import FRONT, PREFECT, REFUSED, RUNNER, Trial, trial
+
+Rules = tuple[Mapping[str, Any], ...]
+
+ACCEPT_THEN_DROP: Final[Rules] = ({"fault": "accept_then_drop", "rate": 0.2},)
+
+ERROR_5000: Final[Rules] = (
+    {"fault": "http_error", "on": "create", "code": 5000, "rate": 0.2, "accept": "yes"},
+    {"fault": "http_error", "on": "create", "code": 5000, "rate": 0.2, "accept": "no"},
+    {"fault": "http_error", "on": "create", "code": 5000, "rate": 0.2, "accept": "late", "seconds": 2},
+)
+
+HANG: Final[Rules] = (
+    {"fault": "hang", "on": "create", "times": 3, "accept": "yes"},
+    {"fault": "hang", "on": "create", "times": 3, "accept": "no"},
+)
+
+VIDEO: Final[Rules] = (
+    {"fault": "video_truncated", "rate": 0.1},
+    {"fault": "video_wrong_length", "rate": 0.1},
+    {"fault": "video_html", "rate": 0.1},
+    {"fault": "reset_mid_body", "on": "download", "rate": 0.1},
+    {"fault": "video_expired", "rate": 0.1},
+    {"fault": "video_expired", "on": "list", "rate": 0.1},
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One kind of fault.
+
+    Args:
+        fault: In words, for the table.
+        play: Orders so many videos and makes things go wrong meanwhile.
+        refused: Whether some orders are refused for good.
+    """
+
+    fault: str
+    play: Callable[[Trial, int], Awaitable[None]]
+    refused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a scenario ended."""
+
+    scenario: Scenario
+    trials: int
+    #: Calls that a fault has hit, or processes killed.
+    hits: int
+    audit: Audit
+    #: In seconds.
+    worst_recovery: float
+
+
+def _provider(rules: Rules) -> Callable[[Trial, int], Awaitable[None]]:
+    async def play(on: Trial, count: int) -> None:
+        on.provider.faults(*rules)
+        await on.create(count)
+
+    return play
+
+
+async def _storm(on: Trial, count: int) -> None:
+    on.provider.faults(
+        {"fault": "http_error", "on": "create", "code": 1301, "match": REFUSED},
+        {"fault": "concurrency", "times": count},
+        {"fault": "throttle", "times": count, "retry_after": 1},
+    )
+    await on.create(count, refused=max(1, count // 20))
+
+
+async def _runner(on: Trial, count: int) -> None:
+    await on.create(count)
+    await on.moment(VideoTask.SUBMITTING, 0.0, 0.2)
+    await on.kill(RUNNER)
+    await on.moment(VideoTask.SUBMITTED, 0.3, 0.9)
+    await on.kill(RUNNER)
+    await on.moment(VideoTask.ARCHIVING, 0.1, 0.5)
+    await on.kill(RUNNER)
+    await on.moment(VideoTask.SUCCEEDED, 0.5, 0.8)
+    await on.kill(RUNNER)
+
+
+async def _prefect(on: Trial, count: int) -> None:
+    first = count // 2
+    await on.create(first)
+    await on.moment(VideoTask.SUBMITTED, 0.2, 0.8)
+    killing = asyncio.create_task(on.kill(PREFECT))
+    # These come while Prefect is away.
+    await on.create(count - first)
+    await killing
+
+
+async def _front(on: Trial, count: int) -> None:
+    ordering = asyncio.create_task(on.create(count))
+    for share in (0.2, 0.5, 0.8):
+        await on.until(lambda share=share: len(on.created) >= share * count, "creates are answered")
+        await on.kill(FRONT)
+    await ordering
+
+
+async def _everything(on: Trial, count: int) -> None:
+    await on.create(count)
+    await on.moment(VideoTask.SUBMITTED, 0.1, 0.7)
+    await on.kill_everything()
+    await on.moment(VideoTask.ARCHIVING, 0.2, 0.7)
+    await on.kill_everything()
+
+
+SCENARIOS: Final[Mapping[str, Scenario]] = {
+    "accept-then-drop": Scenario("create: accepted, then the connection is cut (20 %)", _provider(ACCEPT_THEN_DROP)),
+    "error-5000": Scenario(
+        "create: error 5000, accepted, not accepted, or accepted 2 s later (20 % each)", _provider(ERROR_5000)
+    ),
+    "hang": Scenario("create: no answer at all, accepted or not (6 calls)", _provider(HANG)),
+    "storm": Scenario("create: 1302 and 1303 in a row, and 1301 for one in 20", _storm, refused=True),
+    "video": Scenario("video: truncated, wrong length, HTML, reset, expired (10 % each)", _provider(VIDEO)),
+    "runner": Scenario("kill -9 of the runner, 4 times", _runner),
+    "prefect": Scenario("kill -9 of the Prefect server", _prefect),
+    "front": Scenario("kill -9 of the front during creates, 3 times", _front),
+    "everything": Scenario("kill -9 of everything and a new start, twice", _everything),
+}
+
+
+async def run(name: str, folder: Path, count: int, *, seconds: str, seed: int, patience: float) -> Result:
+    """Play one scenario on processes of its own."""
+    scenario = SCENARIOS[name]
+    async with trial(folder, seconds=seconds, seed=seed, patience=patience) as on:
+        broken: list[Finding] = []
+        try:
+            await scenario.play(on, count)
+        except AssertionError as error:
+            broken.append(Finding(Kind.LOST, f"the scenario came to no end: {error}"))
+        audit = await on.finish(refused=scenario.refused)
+        return Result(
+            scenario=scenario,
+            trials=len(on.prompts),
+            hits=on.blows + on.hits(),
+            audit=Audit((*broken, *audit.findings)),
+            worst_recovery=on.worst_recovery(),
+        )
