@@ -9,18 +9,21 @@ from typing import Final
 from kling_flows.errors import QueueFull
 from kling_flows.ledger import Ledger
 
-#: Seconds that a count is used; between two counts, what this front admits is added to it.
-COUNT_SECONDS: Final = 1.0
+#: Seconds that a count is used; between two counts, what this front admits is added to it, so that it errs upwards.
+COUNT_SECONDS: Final = 10.0
+
+#: Seconds between two counts while the queue seems full.
+RECOUNT_SECONDS: Final = 1.0
 
 
 class Admission:
-    """Keeps the queue below its limit with one count a second, however many tasks are created."""
+    """Keeps the queue below its limit without a count for each task that is created."""
 
     def __init__(self, ledger: Ledger, limit: int) -> None:
         self._ledger = ledger
         self._limit = limit
         self._waiting = 0
-        self._expires = 0.0
+        self._counted = -COUNT_SECONDS
         self._counting = asyncio.Lock()
 
     async def admit(self) -> None:
@@ -29,7 +32,7 @@ class Admission:
         Raises:
             QueueFull: there is none.
         """
-        if time.monotonic() >= self._expires:
+        if self._is_stale():
             await self._count()
         if self._waiting >= self._limit:
             raise QueueFull(
@@ -40,7 +43,11 @@ class Admission:
 
     async def _count(self) -> None:
         async with self._counting:
-            if time.monotonic() < self._expires:
+            if not self._is_stale():
                 return
             self._waiting = await self._ledger.count_waiting()
-            self._expires = time.monotonic() + COUNT_SECONDS
+            self._counted = time.monotonic()
+
+    def _is_stale(self) -> bool:
+        age = time.monotonic() - self._counted
+        return age >= (COUNT_SECONDS if self._waiting < self._limit else RECOUNT_SECONDS)

@@ -25,7 +25,7 @@ T = TypeVar("T")
 class Backend(Protocol):
     """What a database has to do for the ledger; the operations are the same on each."""
 
-    def start(self, loop: asyncio.AbstractEventLoop, on_commit: Callable[[], None]) -> None: ...
+    def start(self, loop: asyncio.AbstractEventLoop, on_commit: Callable[[bool], None]) -> None: ...
     async def write(self, operation: Callable[[Connection], Any]) -> Any: ...
     async def read(self, operation: Callable[[Connection], Any]) -> Any: ...
     async def close(self) -> None: ...
@@ -40,6 +40,7 @@ class Ledger:
     def __init__(self, backend: Backend, facts: dict[str, str]) -> None:
         self._backend = backend
         self._changed = asyncio.Event()
+        self._changed_by_others = asyncio.Event()
         self.ledger_id = facts["ledger_id"]
         self.token_key = bytes.fromhex(facts["token_key"])
 
@@ -69,13 +70,20 @@ class Ledger:
     ) -> None:
         await self.close()
 
-    def _notify(self) -> None:
+    def _notify(self, foreign: bool) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+        if foreign:
+            self._changed_by_others.set()
+            self._changed_by_others = asyncio.Event()
 
     def changes(self) -> CommitSignal:
         """A signal taken before a read, so that no commit after the read is slept through."""
         return CommitSignal(self._changed)
+
+    def changes_by_others(self) -> CommitSignal:
+        """As :meth:`changes`, for commits through other :class:`Ledger` objects, in this process or another."""
+        return CommitSignal(self._changed_by_others)
 
     async def create(
         self, task: VideoTask, *, request_id: str = "", request_digest: str = "", runner_id: str | None = None

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, delete, func, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from kling_flows.errors import LeaseLost, RequestIdReused, VideoTaskExists, VideoTaskFinal, VideoTaskNotFound
 from kling_flows.ledger.records import ACTIVE_STATES, TRANSITIONS, Event, Lease, State, VideoTask
@@ -22,6 +23,9 @@ REQUEST_ID_SECONDS = 86_400
 #: How much the newest sample counts in a learned duration once there are many.
 _NEWEST_WEIGHT = 0.2
 
+#: The one statement that standard SQL has no words for.
+_INSERTS = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+
 Change = Callable[[VideoTask], VideoTask]
 
 
@@ -29,48 +33,66 @@ def create(
     conn: Connection, task: VideoTask, *, request_id: str, request_digest: str, runner_id: str | None = None
 ) -> VideoTask:
     """Insert a new task and its first event; answers the earlier task if ``request_id`` repeats the same body."""
-    if request_id:
-        earlier = conn.execute(
-            select(video_tasks.c.seq, video_tasks.c.document, video_tasks.c.request_digest, video_tasks.c.create_time)
-            .where(video_tasks.c.tenant == task.tenant)
-            .where(video_tasks.c.request_id == request_id)
-        ).first()
-        if earlier is not None and time.time() - earlier.create_time < REQUEST_ID_SECONDS:
-            found = VideoTask.model_validate_json(earlier.document)
-            if earlier.request_digest != request_digest:
-                raise RequestIdReused(
-                    f"request_id {request_id!r} was used for videoTasks/{found.id} with another body; "
-                    "send a new request_id for a new video, or repeat the body unchanged",
-                    metadata={"request_id": request_id, "video_task": found.id},
-                )
-            return found
+    seq = _insert(conn, task, request_id, request_digest, runner_id)
+    if seq is None:
+        # Only now is it worth a look at what stands in the way.
+        earlier = _earlier(conn, task, request_id, request_digest) if request_id else None
         if earlier is not None:
-            conn.execute(update(video_tasks).where(video_tasks.c.seq == earlier.seq).values(request_id=None))
-    taken = conn.execute(select(video_tasks.c.seq).where(video_tasks.c.id == task.id)).first()
-    if taken is not None:
+            return earlier
+        seq = _insert(conn, task, request_id, request_digest, runner_id)
+    if seq is None:
         raise VideoTaskExists(
             f"videoTasks/{task.id} exists; choose another video_task_id, or get that one",
             metadata={"video_task": task.id},
         )
     document = task.model_dump_json(exclude_defaults=True)
-    seq = conn.execute(
-        insert(video_tasks).returning(video_tasks.c.seq),
+    conn.execute(insert(events), {"task_seq": seq, "revision": task.revision, "document": document})
+    if task.labels:
+        conn.execute(insert(labels), [{"task_seq": seq, "key": k, "value": v} for k, v in task.labels.items()])
+    return task
+
+
+def _insert(
+    conn: Connection, task: VideoTask, request_id: str, request_digest: str, runner_id: str | None
+) -> int | None:
+    """Insert the row; None if its id or its request id is taken."""
+    insert_or_nothing = _INSERTS[conn.dialect.name](video_tasks).on_conflict_do_nothing()
+    return conn.execute(
+        insert_or_nothing.returning(video_tasks.c.seq),
         {
             "id": task.id,
             "tenant": task.tenant,
             "state": task.state.value,
             "revision": task.revision,
-            "document": document,
+            "document": task.model_dump_json(exclude_defaults=True),
             "runner_id": runner_id if runner_id is not None and _has_lease(conn, runner_id) else None,
             "request_id": request_id or None,
             "request_digest": request_digest,
             "create_time": task.create_time.timestamp(),
         },
-    ).scalar_one()
-    conn.execute(insert(events), {"task_seq": seq, "revision": task.revision, "document": document})
-    if task.labels:
-        conn.execute(insert(labels), [{"task_seq": seq, "key": k, "value": v} for k, v in task.labels.items()])
-    return task
+    ).scalar_one_or_none()
+
+
+def _earlier(conn: Connection, task: VideoTask, request_id: str, request_digest: str) -> VideoTask | None:
+    """The task that this request has made before; forgets the request after a day."""
+    row = conn.execute(
+        select(video_tasks.c.seq, video_tasks.c.document, video_tasks.c.request_digest, video_tasks.c.create_time)
+        .where(video_tasks.c.tenant == task.tenant)
+        .where(video_tasks.c.request_id == request_id)
+    ).first()
+    if row is None:
+        return None
+    if time.time() - row.create_time >= REQUEST_ID_SECONDS:
+        conn.execute(update(video_tasks).where(video_tasks.c.seq == row.seq).values(request_id=None))
+        return None
+    found = VideoTask.model_validate_json(row.document)
+    if row.request_digest != request_digest:
+        raise RequestIdReused(
+            f"request_id {request_id!r} was used for videoTasks/{found.id} with another body; "
+            "send a new request_id for a new video, or repeat the body unchanged",
+            metadata={"request_id": request_id, "video_task": found.id},
+        )
+    return found
 
 
 def get(conn: Connection, task_id: str, *, tenant: str | None = None) -> VideoTask:

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
@@ -21,7 +21,7 @@ from kling_flows.errors import LedgerUnavailable
 BUSY_SECONDS: Final = 5.0
 
 #: Seconds between two looks at whether another connection has committed; one look costs a few microseconds.
-WATCH_SECONDS: Final = 0.025
+WATCH_SECONDS: Final = 0.04
 
 #: Most operations in one transaction.
 GROUP_LIMIT: Final = 256
@@ -81,11 +81,12 @@ class SqliteBackend:
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="ledger-read")
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
-        self._on_commit: Callable[[], None] = lambda: None
+        self._on_commit: Callable[[bool], None] = lambda _foreign: None
+        self._writing = threading.Lock()
 
-    def start(self, loop: asyncio.AbstractEventLoop, on_commit: Callable[[], None]) -> None:
-        """Start the threads; ``on_commit`` is called on ``loop`` after a commit of this or any other process."""
-        self._on_commit = lambda: _call(loop, on_commit)
+    def start(self, loop: asyncio.AbstractEventLoop, on_commit: Callable[[bool], None]) -> None:
+        """Start the threads; ``on_commit`` is called on ``loop`` after commits: true for others', false for ours."""
+        self._on_commit = lambda foreign: _call(loop, on_commit, foreign)
         for name, target in (("ledger-write", self._write_forever), ("ledger-watch", self._watch_forever)):
             thread = threading.Thread(target=target, name=name, daemon=True)
             thread.start()
@@ -145,6 +146,14 @@ class SqliteBackend:
                 return
 
     def _commit(self, group: Sequence[_Job]) -> None:
+        with self._writing:
+            self._run(group)
+        # One wake-up per loop, not one per write.
+        for loop in {job.loop for job in group}:
+            _call(loop, _resolve, [job for job in group if job.loop is loop])
+        self._on_commit(False)
+
+    def _run(self, group: Sequence[_Job]) -> None:
         begun = False
         try:
             with self._writer.begin() as connection:
@@ -160,10 +169,6 @@ class SqliteBackend:
                 # One of them failed and took the others' work with it: each again, alone.
                 for job in group:
                     self._commit_alone(job)
-        # One wake-up per loop, not one per write.
-        for loop in {job.loop for job in group}:
-            _call(loop, _resolve, [job for job in group if job.loop is loop])
-        self._on_commit()
 
     def _commit_alone(self, job: _Job) -> None:
         try:
@@ -175,19 +180,27 @@ class SqliteBackend:
             job.error = error
 
     def _watch_forever(self) -> None:
-        connection = sqlite3.connect(self._path, timeout=BUSY_SECONDS)
+        # The first look always wakes: a commit may have come between the caller's first read and it.
+        seen = None
+        while not self._stop.wait(WATCH_SECONDS):
+            # A connection does not see its own commits in this number: asked of the writer, it tells of others' only.
+            if not self._writing.acquire(blocking=False):
+                continue
+            try:
+                version = self._foreign_version()
+            except (sqlite3.Error, DBAPIError):
+                # Whoever reads meets it too and says so. This thread has to be there when it is over.
+                continue
+            finally:
+                self._writing.release()
+            if version != seen:
+                seen = version
+                self._on_commit(True)
+
+    def _foreign_version(self) -> int:
+        connection = self._writer.raw_connection()
         try:
-            # The first look always wakes: a commit may have come between the caller's first read and it.
-            seen = None
-            while not self._stop.wait(WATCH_SECONDS):
-                try:
-                    version = _data_version(connection)
-                except sqlite3.Error:
-                    # Whoever reads meets it too and says so. This thread has to be there when it is over.
-                    continue
-                if version != seen:
-                    seen = version
-                    self._on_commit()
+            return _data_version(cast("sqlite3.Connection", connection.driver_connection))
         finally:
             connection.close()
 

@@ -94,7 +94,8 @@ async def _prefect_is_up(stop: asyncio.Event) -> bool:
 
 async def _claim_forever(engine: Engine, dispatch: InProcessDispatch, max_in_flight: int) -> None:
     while True:
-        changes = engine.ledger.changes()
+        # What this runner writes itself gives it nothing to claim.
+        changes = engine.ledger.changes_by_others()
         sleep = _LOOK_SECONDS
         try:
             room = max_in_flight - dispatch.in_flight

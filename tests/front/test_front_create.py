@@ -235,6 +235,7 @@ async def test_a_full_queue_refuses_with_a_delay_and_takes_again_once_it_is_empt
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("grpc_server.admission.COUNT_SECONDS", 0.0)
+    monkeypatch.setattr("grpc_server.admission.RECOUNT_SECONDS", 0.0)
     served = await rig.serve(max_queued=2)
     tasks = [await served.create() for _ in range(2)]
     refusal = await refused(served.create())
