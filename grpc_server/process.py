@@ -8,7 +8,7 @@ import os
 import signal
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import structlog
 
@@ -16,23 +16,14 @@ from grpc_server.listen import listen_address
 from grpc_server.server import Front
 from kling_flows.errors import ConfigurationError
 from kling_flows.ledger import Ledger
+from kling_flows.processes import PARENT_VARIABLE, READY_VARIABLE, new_event_loop
 from kling_flows.settings import Settings
-
-#: Names a file that is written once the front serves; it holds the address, ``host:port`` or ``unix:path``.
-READY_FILE: Final = "KLING_FLOWS_READY_FILE"
-
-#: Names a file descriptor, the reading end of a pipe; the front drains when it ends, because its parent is gone.
-PARENT_FD: Final = "KLING_FLOWS_PARENT_FD"
 
 log = structlog.get_logger(__name__)
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
     """Run a coroutine on uvloop if it is installed, else on asyncio's own loop."""
-    try:
-        from uvloop import new_event_loop
-    except ImportError:
-        new_event_loop = None
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(main)
 
@@ -67,7 +58,7 @@ def _stop_on_signals(stop: asyncio.Event) -> None:
 
 
 def _stop_with_parent(stop: asyncio.Event) -> None:
-    text = os.environ.get(PARENT_FD)
+    text = os.environ.get(PARENT_VARIABLE)
     if not text:
         return
     loop = asyncio.get_running_loop()
@@ -75,7 +66,7 @@ def _stop_with_parent(stop: asyncio.Event) -> None:
         descriptor = int(text)
         os.set_blocking(descriptor, False)
     except (ValueError, OSError) as error:
-        raise ConfigurationError(PARENT_FD, f"{text!r} is not the reading end of a pipe ({error})") from None
+        raise ConfigurationError(PARENT_VARIABLE, f"{text!r} is not the reading end of a pipe ({error})") from None
 
     def on_readable() -> None:
         try:
@@ -97,7 +88,7 @@ def _settle_memory() -> None:
 
 
 def _tell_ready(address: str) -> None:
-    name = os.environ.get(READY_FILE)
+    name = os.environ.get(READY_VARIABLE)
     if not name:
         return
     file = Path(name)
@@ -107,4 +98,4 @@ def _tell_ready(address: str) -> None:
         part.write_text(address)
         part.replace(file)
     except OSError as error:
-        raise ConfigurationError(READY_FILE, f"{name} cannot be written ({error.strerror})") from None
+        raise ConfigurationError(READY_VARIABLE, f"{name} cannot be written ({error.strerror})") from None
