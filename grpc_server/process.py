@@ -16,7 +16,7 @@ from grpc_server.listen import listen_address
 from grpc_server.server import Front
 from kling_flows.errors import ConfigurationError
 from kling_flows.ledger import Ledger
-from kling_flows.processes import PARENT_VARIABLE, READY_VARIABLE, new_event_loop
+from kling_flows.processes import READY_VARIABLE, new_event_loop, stop_with_parent
 from kling_flows.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -37,7 +37,7 @@ async def serve(settings: Settings) -> None:
     """
     stop = asyncio.Event()
     _stop_on_signals(stop)
-    _stop_with_parent(stop)
+    stop_with_parent(stop)
     # Refused before a ledger is created for nothing.
     listen_address(settings.listen)
     async with await Ledger.open(settings.ledger_address) as ledger:
@@ -55,29 +55,6 @@ def _stop_on_signals(stop: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-
-
-def _stop_with_parent(stop: asyncio.Event) -> None:
-    text = os.environ.get(PARENT_VARIABLE)
-    if not text:
-        return
-    loop = asyncio.get_running_loop()
-    try:
-        descriptor = int(text)
-        os.set_blocking(descriptor, False)
-    except (ValueError, OSError) as error:
-        raise ConfigurationError(PARENT_VARIABLE, f"{text!r} is not the reading end of a pipe ({error})") from None
-
-    def on_readable() -> None:
-        try:
-            if os.read(descriptor, 4096):
-                return
-        except BlockingIOError:
-            return
-        loop.remove_reader(descriptor)
-        stop.set()
-
-    loop.add_reader(descriptor, on_readable)
 
 
 def _settle_memory() -> None:

@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -15,7 +14,7 @@ import structlog
 
 from kling_flows.errors import ConfigurationError
 from kling_flows.logs import configure_logging
-from kling_flows.processes import READY_VARIABLE, watch_parent
+from kling_flows.processes import READY_VARIABLE, stop_with_parent
 from kling_flows.serve.children import Child, ChildFailed
 from kling_flows.settings import Settings, split_address
 
@@ -83,7 +82,7 @@ class _Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        watch_parent(partial(_set_from_thread, loop, stop))
+        stop_with_parent(stop)
         keeping: list[asyncio.Task[None]] = []
         stopping = asyncio.create_task(stop.wait())
         try:
@@ -131,10 +130,6 @@ def _open_archive(address: str) -> VideoArchive:
     from kling_flows.archive import VideoArchive
 
     return VideoArchive.open(address)
-
-
-def _set_from_thread(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
-    loop.call_soon_threadsafe(event.set)
 
 
 def _keep(children: Sequence[Child]) -> list[asyncio.Task[None]]:
