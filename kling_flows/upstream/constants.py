@@ -19,6 +19,13 @@ class Provider(StrEnum):
     SANDBOX = "sandbox"
 
 
+class Dialect(StrEnum):
+    """Generation of the provider's API (fact sheet 0)."""
+
+    LEGACY = "legacy"
+    STANDARD = "standard"
+
+
 #: Base URL of each provider, without a trailing slash (fact sheet 1.1). CometAPI serves Kling's paths below ``/kling``.
 DEFAULT_BASE_URLS: Final[Mapping[Provider, str]] = MappingProxyType(
     {
@@ -28,8 +35,35 @@ DEFAULT_BASE_URLS: Final[Mapping[Provider, str]] = MappingProxyType(
     }
 )
 
-#: Path of create (POST), list (GET) and, with ``/{task_id or external_task_id}`` behind it, query (fact sheet 2.1, 4).
+#: Kling's hosts by region (fact sheet 1.1). Keys belong to one region. ``global`` is the host before 2026, announced as
+#: replaced by ``singapore`` and seen to answer until 2026-10-04.
+REGIONS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "singapore": "https://api-singapore.klingai.com",
+        "beijing": "https://api-beijing.klingai.com",
+        "global": "https://api.klingai.com",
+    }
+)
+
+#: Legacy: path of create (POST), list (GET) and, with ``/{task_id or external_task_id}`` behind it, query
+#: (fact sheet 2.1, 4).
 TEXT_TO_VIDEO_PATH: Final = "/v1/videos/text2video"
+
+#: Standard: path of create (POST) with ``/{model}`` behind it (fact sheet 2.3).
+STANDARD_TEXT_TO_VIDEO_PATH: Final = "/text-to-video"
+#: Standard: path of query by ids (GET) and list by cursor (POST), for tasks of all products (fact sheet 4.4).
+TASKS_PATH: Final = "/tasks"
+#: Resource packs of an account (GET), the same in both dialects (fact sheet 8.3).
+ACCOUNT_COSTS_PATH: Final = "/account/costs"
+#: Deductions from packs, one per task (POST, by cursor) (fact sheet 8.3).
+BILLING_PACKAGE_PATH: Final = "/account/billing/package"
+#: Deductions from the cash balance, one per task (POST, by cursor) (fact sheet 8.3).
+BILLING_BALANCE_PATH: Final = "/account/billing/balance"
+
+#: Most ids of one standard query (fact sheet 4.4).
+MAX_TASK_IDS: Final = 20
+#: Largest ``limit`` of the standard list and of the billing lists (fact sheet 4.4, 8.3).
+MAX_CURSOR_LIMIT: Final = 500
 
 #: Largest ``pageNum`` of the legacy list (fact sheet 4.3).
 MAX_PAGE: Final = 1000
@@ -81,3 +115,7 @@ class StatusWord(StrEnum):
     PROCESSING = "processing"
     SUCCEED = "succeed"
     FAILED = "failed"
+
+
+#: ``status`` of the standard dialect for a task that has ended well; its other words are those of `StatusWord`.
+STANDARD_SUCCEEDED: Final = "succeeded"
