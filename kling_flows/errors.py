@@ -12,15 +12,19 @@
     ├── ResumeTokenInvalid        not one of ours
     ├── ResumeTokenExpired        older than what the ledger keeps
     ├── QueueFull
+    ├── BudgetExceeded            the tenant's or the account's budget does not cover it
     ├── ServerUnavailable         not reachable, starting, or draining
     ├── LedgerUnavailable
     ├── LeaseLost                 another runner holds the task now: write nothing
     ├── RunnerDraining            this runner stops; the task goes on with the next one
     ├── VideoTaskUnresolved       a person has to decide
     ├── ArchiveError              the object storage refused, or the bytes are not the video
+    ├── AddressRefused            a URL leads where requests must not go
     ├── VideoTaskFailed           the task ended without a video
     │   ├── VideoTaskCancelled
-    │   └── VideoTaskExpired
+    │   ├── VideoTaskExpired
+    │   └── VideoTaskLost         made and billed, and deleted by the provider before it could be archived
+    ├── CallbackDeliveryNotFound
     └── UpstreamError             the provider; see kling_flows.upstream.errors
 
 Each class maps to one reason (``google.rpc.ErrorInfo.reason``), one gRPC status and one CLI exit code; the table in
@@ -161,6 +165,23 @@ class QueueFull(KlingFlowsError):
     exit_code = 8
 
 
+class BudgetExceeded(KlingFlowsError):
+    """A budget does not cover the video task; nothing was sent and nothing was stored.
+
+    Args:
+        message: Which budget, what is left of it, and what to do.
+        subject: The budget, for ``google.rpc.QuotaFailure``, for example ``tenant:ads/account:*/month``.
+    """
+
+    reason = "BUDGET_EXCEEDED"
+    grpc_code = "RESOURCE_EXHAUSTED"
+    exit_code = 10
+
+    def __init__(self, message: str, *, subject: str, metadata: Mapping[str, str] | None = None) -> None:
+        super().__init__(message, metadata={"subject": subject, **(metadata or {})})
+        self.subject = subject
+
+
 class ServerUnavailable(KlingFlowsError):
     """The server cannot be reached, or is draining."""
 
@@ -209,6 +230,14 @@ class ArchiveError(KlingFlowsError):
     exit_code = 8
 
 
+class AddressRefused(KlingFlowsError):
+    """A URL that came from outside leads where no request of ours may go; names the host and never the query."""
+
+    reason = "ADDRESS_REFUSED"
+    grpc_code = "INVALID_ARGUMENT"
+    exit_code = 3
+
+
 class VideoTaskFailed(KlingFlowsError):
     """The video task ended without a video."""
 
@@ -231,3 +260,19 @@ class VideoTaskExpired(VideoTaskFailed):
     reason = "VIDEO_TASK_EXPIRED"
     grpc_code = "DEADLINE_EXCEEDED"
     exit_code = 12
+
+
+class VideoTaskLost(VideoTaskFailed):
+    """The provider made and billed the video, and deleted it before it could be archived."""
+
+    reason = "VIDEO_TASK_LOST"
+    grpc_code = "DATA_LOSS"
+    exit_code = 14
+
+
+class CallbackDeliveryNotFound(KlingFlowsError):
+    """No callback delivery of that name is visible to the caller."""
+
+    reason = "CALLBACK_DELIVERY_NOT_FOUND"
+    grpc_code = "NOT_FOUND"
+    exit_code = 5

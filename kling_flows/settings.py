@@ -2,25 +2,52 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tomllib
 from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self, cast
 
 import platformdirs
-from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from kling_flows.errors import ConfigurationError, CredentialsMissing
 from kling_flows.upstream import Account, ApiKeyCredentials, JwtCredentials, Provider
-from kling_flows.upstream.constants import DEFAULT_BASE_URLS, SANDBOX_ACCESS_KEY, SANDBOX_SECRET_KEY
+from kling_flows.upstream.constants import DEFAULT_BASE_URLS, SANDBOX_ACCESS_KEY, SANDBOX_SECRET_KEY, Dialect
 
 PREFIX = "KLING_FLOWS_"
 
 #: Names the TOML file; without it the file in the user's configuration folder is read, if it exists.
 CONFIG_VARIABLE = "KLING_FLOWS_CONFIG"
+
+
+class Budget(BaseModel):
+    """The most that may be reserved and spent; a limit that is None does not exist.
+
+    Args:
+        tenant: Whose; ``*``: all tenants together.
+        account: Which account at the provider (`Account.name`); ``*``: all together.
+        period: What it covers: all time, or the current month or day (UTC) by the tasks' creation.
+        units: Limit in video units.
+        usd: Limit in US dollars at list price.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tenant: str = "*"
+    account: str = "*"
+    period: Literal["total", "month", "day"] = "month"
+    units: Annotated[Decimal, Field(ge=0)] | None = None
+    usd: Annotated[Decimal, Field(ge=0)] | None = None
+
+    @property
+    def name(self) -> str:
+        """For people and for ``google.rpc.QuotaFailure``."""
+        return f"tenant:{self.tenant}/account:{self.account}/{self.period}"
 
 
 def _key(name: str, description: str) -> Any:
@@ -36,6 +63,13 @@ class Settings(BaseSettings):
 
     provider: Provider | None = Field(None, description="Who is called: kling, cometapi or sandbox.")
     upstream_url: str | None = Field(None, description="Overrides the provider's host.")
+    region: str | None = Field(
+        None, description="Kling's region that the key belongs to: singapore (the default), beijing, or global."
+    )
+    dialect: Dialect = Field(
+        Dialect.LEGACY,
+        description="The provider's API generation for new tasks: legacy, or standard, which takes an API key only.",
+    )
     state_dir: Path = Field(
         Path(platformdirs.user_state_dir("kling-flows", appauthor=False)),
         description="Folder of the ledger, the local Prefect server's data and, by default, the archive.",
@@ -63,6 +97,32 @@ class Settings(BaseSettings):
     )
     archive_concurrency: Annotated[int, Field(ge=1, le=1_000)] = Field(
         4, description="Most videos that are copied into the archive at a time."
+    )
+
+    slots: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="Most tasks of one model that run at the provider at a time; by default what its refusals teach.",
+    )
+    budgets: tuple[Budget, ...] = Field(
+        (), description="Limits of what may be spent; [[budgets]] in the file: tenant, account, period, units, usd."
+    )
+    result_retention: Annotated[float, Field(gt=0)] = Field(
+        30 * 86_400.0,
+        description="Seconds after which the provider deletes a video; what could not be archived by then is LOST.",
+    )
+    http_listen: str | None = Field(
+        None, description="Where HTTP is served, for the provider's callbacks: host:port; not at all by default."
+    )
+    callback_base_url: str | None = Field(
+        None,
+        description="Public URL under which the provider reaches http_listen; with it the provider calls instead of "
+        "being asked all the time.",
+    )
+    callback_secrets: tuple[SecretStr, ...] = Field(
+        (), description="whsec_... secrets that the provider signs its callbacks with; two while they are rotated."
+    )
+    webhook_secret: SecretStr | None = Field(
+        None, description="whsec_... secret that calls to the callers' own callback_url are signed with."
     )
 
     kling_api_key: SecretStr | None = _key("KLING_API_KEY", "A static API key of Kling.")
@@ -180,9 +240,22 @@ class Settings(BaseSettings):
             value = getattr(self, name)
             if value is None:
                 continue
-            text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+            text = _as_variable(value)
             result[name.upper() if name.upper() in _KEY_NAMES else PREFIX + name.upper()] = text
         return result
+
+
+def _as_variable(value: object) -> str:
+    """As the environment holds it; what is more than a word is JSON there."""
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    if isinstance(value, tuple):
+        return json.dumps([_as_item(item) for item in cast("tuple[object, ...]", value)])
+    return str(value)
+
+
+def _as_item(item: object) -> object:
+    return item.model_dump(mode="json", exclude_none=True) if isinstance(item, BaseModel) else _as_variable(item)
 
 
 _KEY_NAMES = frozenset({"KLING_API_KEY", "KLING_ACCESS_KEY", "KLING_SECRET_KEY", "COMETAPI_KEY"})

@@ -32,7 +32,9 @@ from kling_flows.v1.video_task_service_pb2_grpc import VideoTaskServiceStub
 _Request = TypeVar("_Request", contravariant=True)
 _Response = TypeVar("_Response", covariant=True)
 
-FINAL_STATES: Final = frozenset({VideoTask.SUCCEEDED, VideoTask.FAILED, VideoTask.CANCELLED, VideoTask.EXPIRED})
+FINAL_STATES: Final = frozenset(
+    {VideoTask.SUCCEEDED, VideoTask.FAILED, VideoTask.CANCELLED, VideoTask.EXPIRED, VideoTask.LOST}
+)
 
 #: Seconds for one attempt of a unary call; a create is answered in milliseconds, also on a busy server.
 _CALL_SECONDS: Final = 20.0

@@ -20,6 +20,7 @@ _STYLES: Final = {
     VideoTask.SUCCEEDED: "green",
     VideoTask.FAILED: "red",
     VideoTask.EXPIRED: "red",
+    VideoTask.LOST: "bold red",
     VideoTask.CANCELLED: "yellow",
     VideoTask.UNRESOLVED: "bold red",
     VideoTask.QUEUED: "dim",

@@ -21,10 +21,11 @@ MEANINGS: Final[dict[int, str]] = {
     7: "the video task's state does not allow it",
     8: "the server is unavailable, or its queue is full; try again later",
     9: "the provider refused our key or permission",
-    10: "the video failed, at the provider or by its rules or for want of units",
+    10: "the video failed, at the provider or by its rules, or for want of units or budget",
     11: "the video task was cancelled",
     12: "the video task's deadline passed",
     13: "it is unknown whether the provider accepted the task; a person decides",
+    14: "the video was made and billed, and deleted by the provider before it could be archived",
     INTERRUPTED: "interrupted; a video task goes on by itself",
 }
 

@@ -15,6 +15,7 @@ from kling_flows.errors import (
     VideoTaskCancelled,
     VideoTaskExpired,
     VideoTaskFailed,
+    VideoTaskLost,
     VideoTaskUnresolved,
 )
 from kling_flows.v1.video_task_pb2 import VideoTask
@@ -23,6 +24,7 @@ _ERRORS: Final[dict[VideoTask.State.ValueType, type[KlingFlowsError]]] = {
     VideoTask.FAILED: VideoTaskFailed,
     VideoTask.CANCELLED: VideoTaskCancelled,
     VideoTask.EXPIRED: VideoTaskExpired,
+    VideoTask.LOST: VideoTaskLost,
     VideoTask.UNRESOLVED: VideoTaskUnresolved,
 }
 

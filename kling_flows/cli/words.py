@@ -64,6 +64,7 @@ class State(StrEnum):
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
     EXPIRED = "EXPIRED"
+    LOST = "LOST"
     UNRESOLVED = "UNRESOLVED"
 
 

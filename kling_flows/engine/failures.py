@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from kling_flows.errors import KlingFlowsError, VideoTaskCancelled, VideoTaskExpired, VideoTaskFailed
+from kling_flows.errors import KlingFlowsError, VideoTaskCancelled, VideoTaskExpired, VideoTaskFailed, VideoTaskLost
 from kling_flows.ledger import ErrorRecord, State, VideoTask
 
 _ENDINGS: dict[State, type[VideoTaskFailed]] = {
     State.FAILED: VideoTaskFailed,
     State.CANCELLED: VideoTaskCancelled,
     State.EXPIRED: VideoTaskExpired,
+    State.LOST: VideoTaskLost,
 }
 
 

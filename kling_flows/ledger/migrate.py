@@ -11,7 +11,7 @@ from kling_flows.errors import ConfigurationError
 from kling_flows.ledger.schema import meta
 
 #: The newest revision; revisions are numbered so that they compare as text.
-HEAD = "0001"
+HEAD = "0002"
 
 _SCRIPTS = Path(__file__).with_name("migrations")
 

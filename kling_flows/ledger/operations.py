@@ -69,6 +69,10 @@ def _insert(
             "request_id": request_id or None,
             "request_digest": request_digest,
             "create_time": task.create_time.timestamp(),
+            "active": task.active,
+            "priority": task.priority,
+            "model_name": task.request.model_name,
+            "deadline": None if task.deadline is None else task.deadline.timestamp(),
         },
     ).scalar_one_or_none()
 
@@ -158,9 +162,11 @@ def advance(conn: Connection, task_id: str, change: Change, *, runner_id: str | 
         "revision": after.revision,
         "document": document,
         "not_before": None,
+        "active": after.active,
     }
     if after.state not in ACTIVE_STATES:
         values["runner_id"] = None
+        values["deadline"] = None
     if after.upstream is not None and before.upstream is None:
         values["external_task_id"] = after.upstream.external_task_id
     conn.execute(update(video_tasks).where(video_tasks.c.seq == row.seq).values(values))
@@ -175,7 +181,7 @@ def claim(conn: Connection, runner_id: str, limit: int) -> list[VideoTask]:
     rows = conn.execute(
         select(video_tasks.c.seq, video_tasks.c.document)
         .where(video_tasks.c.runner_id.is_(None))
-        .where(video_tasks.c.state.in_(sorted(ACTIVE_STATES)))
+        .where(video_tasks.c.active)
         .where(video_tasks.c.not_before.is_(None) | (video_tasks.c.not_before <= time.time()))
         .order_by(video_tasks.c.seq)
         .limit(limit)
@@ -225,7 +231,7 @@ def claimable_from(conn: Connection) -> float | None:
     return conn.execute(
         select(func.min(func.coalesce(video_tasks.c.not_before, 0.0)))
         .where(video_tasks.c.runner_id.is_(None))
-        .where(video_tasks.c.state.in_(sorted(ACTIVE_STATES)))
+        .where(video_tasks.c.active)
     ).scalar_one()
 
 

@@ -24,6 +24,7 @@ class State(StrEnum):
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
     EXPIRED = "EXPIRED"
+    LOST = "LOST"
     UNRESOLVED = "UNRESOLVED"
 
     @property
@@ -32,7 +33,7 @@ class State(StrEnum):
         return self in FINAL_STATES
 
 
-FINAL_STATES: Final = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED, State.EXPIRED})
+FINAL_STATES: Final = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED, State.EXPIRED, State.LOST})
 
 #: States that a runner carries forward by itself; UNRESOLVED waits for a person.
 ACTIVE_STATES: Final = frozenset(set(State) - FINAL_STATES - {State.UNRESOLVED})
@@ -45,13 +46,21 @@ TRANSITIONS: Final[Mapping[State, frozenset[State]]] = {
     State.SUBMITTING: _WITHOUT_VIDEO | {State.SUBMITTED, State.UNRESOLVED},
     State.SUBMITTED: _WITHOUT_VIDEO | {State.PROCESSING, State.ARCHIVING},
     State.PROCESSING: _WITHOUT_VIDEO | {State.ARCHIVING},
-    State.ARCHIVING: _WITHOUT_VIDEO | {State.SUCCEEDED},
+    State.ARCHIVING: _WITHOUT_VIDEO | {State.SUCCEEDED, State.LOST},
     State.UNRESOLVED: _WITHOUT_VIDEO | {State.SUBMITTED},
     State.SUCCEEDED: frozenset(),
     State.FAILED: frozenset(),
     State.CANCELLED: frozenset(),
     State.EXPIRED: frozenset(),
+    State.LOST: frozenset(),
 }
+
+
+class LateVideo(StrEnum):
+    """What becomes of a video whose task ends for its caller while the provider still makes it."""
+
+    KEEP_VIDEO = "KEEP_VIDEO"
+    DISCARD = "DISCARD"
 
 
 class _Record(BaseModel):
@@ -101,6 +110,14 @@ class ErrorRecord(_Record):
     metadata: dict[str, str] = {}
 
 
+class QuoteRecord(_Record):
+    """What the video was expected to cost when it was asked for: decimal text in video units and in US dollars."""
+
+    units: str
+    usd: str
+    uncertain: tuple[str, ...] = ()
+
+
 class FlowRunRecord(_Record):
     """The Prefect flow run that carries the task."""
 
@@ -126,6 +143,21 @@ class VideoTask(_Record):
     error: ErrorRecord | None = None
     typical_seconds: float | None = None
     flow_run: FlowRunRecord | None = None
+    #: Which account pays: `Account.name`; empty if the front that took it in has no key.
+    account: str = ""
+    quote: QuoteRecord | None = None
+    #: 0 to 9; higher goes first.
+    priority: int = 0
+    #: Its own deadline, after which it is EXPIRED.
+    deadline: datetime | None = None
+    on_deadline: LateVideo = LateVideo.KEEP_VIDEO
+    #: It is final, yet its upstream task is still followed and the video will be archived.
+    video_pending: bool = False
+
+    @property
+    def active(self) -> bool:
+        """Whether a runner has something to do for it."""
+        return self.state in ACTIVE_STATES or self.video_pending
 
 
 class Event(_Record):

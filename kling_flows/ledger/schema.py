@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Float, ForeignKey, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Float, ForeignKey, Index, Integer, MetaData, String, Table, Text
 
 metadata = MetaData(
     naming_convention={
@@ -32,9 +32,22 @@ video_tasks = Table(
     Column("request_id", String(64)),
     Column("request_digest", String(64)),
     Column("create_time", Float, nullable=False),
+    # Whether a runner has something to do for it.
+    Column("active", Boolean, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("model_name", String(64), nullable=False),
+    # `<account>/<model>` while it holds one of the account's places for tasks that run at the provider.
+    Column("slot", String(192)),
+    # Seconds since the epoch; null once it is final.
+    Column("deadline", Float),
+    # Part of the address that the provider calls about it.
+    Column("callback_token", String(64)),
     Index(None, "tenant", "request_id", unique=True),
-    Index(None, "runner_id", "state"),
-    Index(None, "state", "seq"),
+    Index(None, "runner_id", "active"),
+    Index(None, "state", "priority", "tenant", "model_name", "seq"),
+    Index(None, "callback_token", unique=True),
+    Index(None, "slot"),
+    Index(None, "deadline"),
     sqlite_autoincrement=True,
 )
 
@@ -73,6 +86,60 @@ durations = Table(
     Column("key", String(255), primary_key=True),
     Column("samples", BigInteger, nullable=False),
     Column("mean_seconds", Float, nullable=False),
+)
+
+# What is reserved and what is spent, by the day on which the tasks were created (UTC, `2026-11-21`). Milli-units and
+# micro-dollars, so that sums are exact.
+spending = Table(
+    "spending",
+    metadata,
+    Column("tenant", String(64), primary_key=True),
+    Column("account", String(128), primary_key=True),
+    Column("day", String(10), primary_key=True),
+    Column("reserved_milliunits", BigInteger, nullable=False),
+    Column("reserved_microusd", BigInteger, nullable=False),
+    Column("settled_milliunits", BigInteger, nullable=False),
+    Column("settled_microusd", BigInteger, nullable=False),
+)
+
+# What the provider's refusals have taught about an account's places for a model.
+slot_limits = Table(
+    "slot_limits",
+    metadata,
+    Column("slot", String(192), primary_key=True),
+    Column("places", Integer, nullable=False),
+    # Seconds since the epoch.
+    Column("change_time", Float, nullable=False),
+)
+
+# Callbacks of the provider, each kept long enough to know it again.
+hints = Table(
+    "hints",
+    metadata,
+    Column("position", _Serial, primary_key=True, autoincrement=True),
+    Column("task_id", String(64), nullable=False),
+    Column("webhook_id", String(128), nullable=False, unique=True),
+    # Seconds since the epoch.
+    Column("receive_time", Float, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+# Calls to the callers' own addresses, one per state change of a task that names one.
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", _Serial, primary_key=True, autoincrement=True),
+    Column("task_seq", BigInteger, ForeignKey("video_tasks.seq"), nullable=False),
+    Column("event_position", BigInteger, ForeignKey("events.position"), nullable=False),
+    # PENDING, DELIVERED or DEAD.
+    Column("state", String(16), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    # Seconds since the epoch.
+    Column("next_time", Float, nullable=False),
+    Column("last_error", Text, nullable=False),
+    Index(None, "state", "next_time"),
+    Index(None, "task_seq"),
+    sqlite_autoincrement=True,
 )
 
 meta = Table(

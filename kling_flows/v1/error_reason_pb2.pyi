@@ -82,6 +82,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ALREADY_EXISTS: the provider has a task with this external id."""
     VIDEO_TASK_NOT_UNRESOLVED: _ErrorReason.ValueType  # 29
     """FAILED_PRECONDITION: there is nothing for a person to decide."""
+    BUDGET_EXCEEDED: _ErrorReason.ValueType  # 30
+    """RESOURCE_EXHAUSTED: the budget does not cover it; with `google.rpc.QuotaFailure`. Nothing was sent."""
+    VIDEO_TASK_LOST: _ErrorReason.ValueType  # 31
+    """DATA_LOSS: the provider made and billed the video, and deleted it before it could be archived."""
+    ADDRESS_REFUSED: _ErrorReason.ValueType  # 32
+    """INVALID_ARGUMENT: an address that this server does not fetch from or post to."""
+    CALLBACK_DELIVERY_NOT_FOUND: _ErrorReason.ValueType  # 33
+    """NOT_FOUND: there is no such callback delivery."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """`google.rpc.ErrorInfo.reason`, for errors of RPCs and in `VideoTask.error`. Stable; new ones are added over time."""
@@ -146,4 +154,12 @@ UPSTREAM_ALREADY_EXISTS: ErrorReason.ValueType  # 28
 """ALREADY_EXISTS: the provider has a task with this external id."""
 VIDEO_TASK_NOT_UNRESOLVED: ErrorReason.ValueType  # 29
 """FAILED_PRECONDITION: there is nothing for a person to decide."""
+BUDGET_EXCEEDED: ErrorReason.ValueType  # 30
+"""RESOURCE_EXHAUSTED: the budget does not cover it; with `google.rpc.QuotaFailure`. Nothing was sent."""
+VIDEO_TASK_LOST: ErrorReason.ValueType  # 31
+"""DATA_LOSS: the provider made and billed the video, and deleted it before it could be archived."""
+ADDRESS_REFUSED: ErrorReason.ValueType  # 32
+"""INVALID_ARGUMENT: an address that this server does not fetch from or post to."""
+CALLBACK_DELIVERY_NOT_FOUND: ErrorReason.ValueType  # 33
+"""NOT_FOUND: there is no such callback delivery."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

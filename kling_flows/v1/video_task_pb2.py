@@ -29,7 +29,7 @@ from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from kling_flows.v1 import text_to_video_pb2 as kling__flows_dot_v1_dot_text__to__video__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fkling_flows/v1/video_task.proto\x12\x0ekling_flows.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\"kling_flows/v1/text_to_video.proto\"\x95\x07\n\tVideoTask\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x34\n\x05state\x18\x02 \x01(\x0e\x32\x1f.kling_flows.v1.VideoTask.StateB\x04\xe2\x41\x01\x03\x12\x16\n\x08revision\x18\x03 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12:\n\rtext_to_video\x18\x04 \x01(\x0b\x32\x1b.kling_flows.v1.TextToVideoB\x04\xe2\x41\x01\x05H\x00\x12;\n\x06labels\x18\x05 \x03(\x0b\x32%.kling_flows.v1.VideoTask.LabelsEntryB\x04\xe2\x41\x01\x05\x12\x35\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x32\n\x08\x65nd_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x30\n\x08upstream\x18\t \x01(\x0b\x32\x18.kling_flows.v1.UpstreamB\x04\xe2\x41\x01\x03\x12\x31\n\tartifacts\x18\n \x03(\x0b\x32\x18.kling_flows.v1.ArtifactB\x04\xe2\x41\x01\x03\x12\'\n\x05\x65rror\x18\x0b \x01(\x0b\x32\x12.google.rpc.StatusB\x04\xe2\x41\x01\x03\x12(\n\x04\x63ost\x18\x0c \x01(\x0b\x32\x14.kling_flows.v1.CostB\x04\xe2\x41\x01\x03\x12\x39\n\x10typical_duration\x18\r \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x03\x12/\n\x08\x66low_run\x18\x0e \x01(\x0b\x32\x17.kling_flows.v1.FlowRunB\x04\xe2\x41\x01\x03\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xaf\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\n\n\x06QUEUED\x10\x01\x12\x0e\n\nSUBMITTING\x10\x02\x12\r\n\tSUBMITTED\x10\x03\x12\x0e\n\nPROCESSING\x10\x04\x12\r\n\tARCHIVING\x10\x05\x12\r\n\tSUCCEEDED\x10\x06\x12\n\n\x06\x46\x41ILED\x10\x07\x12\r\n\tCANCELLED\x10\x08\x12\x0b\n\x07\x45XPIRED\x10\t\x12\x0e\n\nUNRESOLVED\x10\nB\x06\n\x04spec\"\x96\x03\n\x08Upstream\x12\x16\n\x08provider\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x15\n\x07\x64ialect\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x15\n\x07\x61\x63\x63ount\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1e\n\x10\x65xternal_task_id\x18\x04 \x01(\tB\x04\xe2\x41\x01\x03\x12\x15\n\x07task_id\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x12\x18\n\nrequest_id\x18\x06 \x01(\tB\x04\xe2\x41\x01\x03\x12\x14\n\x06status\x18\x07 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1c\n\x0estatus_message\x18\x08 \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0bintent_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bsubmit_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x32\n\x08\x65nd_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x1d\n\x0fsubmit_attempts\x18\x0c \x01(\x05\x42\x04\xe2\x41\x01\x03\"\x96\x02\n\x08\x41rtifact\x12\x31\n\x04kind\x18\x01 \x01(\x0e\x32\x1d.kling_flows.v1.Artifact.KindB\x04\xe2\x41\x01\x03\x12\x11\n\x03uri\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x18\n\nsize_bytes\x18\x03 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x14\n\x06sha256\x18\x04 \x01(\x0c\x42\x04\xe2\x41\x01\x03\x12\x18\n\nmedia_type\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1e\n\x10\x64uration_seconds\x18\x06 \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x1a\n\x0cmanifest_uri\x18\x07 \x01(\tB\x04\xe2\x41\x01\x03\">\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\t\n\x05VIDEO\x10\x01\x12\x15\n\x11WATERMARKED_VIDEO\x10\x02\"#\n\x04\x43ost\x12\x1b\n\rsettled_units\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\"B\n\x07\x46lowRun\x12\x10\n\x02id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x12\n\x04name\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x11\n\x03url\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03*E\n\rVideoTaskView\x12\x1f\n\x1bVIDEO_TASK_VIEW_UNSPECIFIED\x10\x00\x12\t\n\x05\x42\x41SIC\x10\x01\x12\x08\n\x04\x46ULL\x10\x02\x42k\n\x10io.klingflows.v1B\x0eVideoTaskProtoP\x01ZEgithub.com/kling-flows/kling-flows/gen/go/kling_flows/v1;klingflowsv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fkling_flows/v1/video_task.proto\x12\x0ekling_flows.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\"kling_flows/v1/text_to_video.proto\"\xbe\x08\n\tVideoTask\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x34\n\x05state\x18\x02 \x01(\x0e\x32\x1f.kling_flows.v1.VideoTask.StateB\x04\xe2\x41\x01\x03\x12\x16\n\x08revision\x18\x03 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12:\n\rtext_to_video\x18\x04 \x01(\x0b\x32\x1b.kling_flows.v1.TextToVideoB\x04\xe2\x41\x01\x05H\x00\x12;\n\x06labels\x18\x05 \x03(\x0b\x32%.kling_flows.v1.VideoTask.LabelsEntryB\x04\xe2\x41\x01\x05\x12\x35\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x32\n\x08\x65nd_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x30\n\x08upstream\x18\t \x01(\x0b\x32\x18.kling_flows.v1.UpstreamB\x04\xe2\x41\x01\x03\x12\x31\n\tartifacts\x18\n \x03(\x0b\x32\x18.kling_flows.v1.ArtifactB\x04\xe2\x41\x01\x03\x12\'\n\x05\x65rror\x18\x0b \x01(\x0b\x32\x12.google.rpc.StatusB\x04\xe2\x41\x01\x03\x12(\n\x04\x63ost\x18\x0c \x01(\x0b\x32\x14.kling_flows.v1.CostB\x04\xe2\x41\x01\x03\x12\x39\n\x10typical_duration\x18\r \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x03\x12/\n\x08\x66low_run\x18\x0e \x01(\x0b\x32\x17.kling_flows.v1.FlowRunB\x04\xe2\x41\x01\x03\x12\x32\n\x08\x64\x65\x61\x64line\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x05\x12\x34\n\x0bon_deadline\x18\x10 \x01(\x0e\x32\x19.kling_flows.v1.LateVideoB\x04\xe2\x41\x01\x05\x12\x16\n\x08priority\x18\x11 \x01(\x05\x42\x04\xe2\x41\x01\x05\x12\x1b\n\rvideo_pending\x18\x12 \x01(\x08\x42\x04\xe2\x41\x01\x03\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xb9\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\n\n\x06QUEUED\x10\x01\x12\x0e\n\nSUBMITTING\x10\x02\x12\r\n\tSUBMITTED\x10\x03\x12\x0e\n\nPROCESSING\x10\x04\x12\r\n\tARCHIVING\x10\x05\x12\r\n\tSUCCEEDED\x10\x06\x12\n\n\x06\x46\x41ILED\x10\x07\x12\r\n\tCANCELLED\x10\x08\x12\x0b\n\x07\x45XPIRED\x10\t\x12\x0e\n\nUNRESOLVED\x10\n\x12\x08\n\x04LOST\x10\x0b\x42\x06\n\x04spec\"\x96\x03\n\x08Upstream\x12\x16\n\x08provider\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x15\n\x07\x64ialect\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x15\n\x07\x61\x63\x63ount\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1e\n\x10\x65xternal_task_id\x18\x04 \x01(\tB\x04\xe2\x41\x01\x03\x12\x15\n\x07task_id\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x12\x18\n\nrequest_id\x18\x06 \x01(\tB\x04\xe2\x41\x01\x03\x12\x14\n\x06status\x18\x07 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1c\n\x0estatus_message\x18\x08 \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0bintent_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bsubmit_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x32\n\x08\x65nd_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x1d\n\x0fsubmit_attempts\x18\x0c \x01(\x05\x42\x04\xe2\x41\x01\x03\"\x96\x02\n\x08\x41rtifact\x12\x31\n\x04kind\x18\x01 \x01(\x0e\x32\x1d.kling_flows.v1.Artifact.KindB\x04\xe2\x41\x01\x03\x12\x11\n\x03uri\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x18\n\nsize_bytes\x18\x03 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x14\n\x06sha256\x18\x04 \x01(\x0c\x42\x04\xe2\x41\x01\x03\x12\x18\n\nmedia_type\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1e\n\x10\x64uration_seconds\x18\x06 \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x1a\n\x0cmanifest_uri\x18\x07 \x01(\tB\x04\xe2\x41\x01\x03\">\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\t\n\x05VIDEO\x10\x01\x12\x15\n\x11WATERMARKED_VIDEO\x10\x02\"v\n\x04\x43ost\x12\x1b\n\rsettled_units\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1a\n\x0cquoted_units\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x18\n\nquoted_usd\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1b\n\runcertainties\x18\x04 \x03(\tB\x04\xe2\x41\x01\x03\"B\n\x07\x46lowRun\x12\x10\n\x02id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x12\n\x04name\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x11\n\x03url\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03*D\n\tLateVideo\x12\x1a\n\x16LATE_VIDEO_UNSPECIFIED\x10\x00\x12\x0e\n\nKEEP_VIDEO\x10\x01\x12\x0b\n\x07\x44ISCARD\x10\x02*E\n\rVideoTaskView\x12\x1f\n\x1bVIDEO_TASK_VIEW_UNSPECIFIED\x10\x00\x12\t\n\x05\x42\x41SIC\x10\x01\x12\x08\n\x04\x46ULL\x10\x02\x42k\n\x10io.klingflows.v1B\x0eVideoTaskProtoP\x01ZEgithub.com/kling-flows/kling-flows/gen/go/kling_flows/v1;klingflowsv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -67,6 +67,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VIDEOTASK'].fields_by_name['typical_duration']._serialized_options = b'\342A\001\003'
   _globals['_VIDEOTASK'].fields_by_name['flow_run']._loaded_options = None
   _globals['_VIDEOTASK'].fields_by_name['flow_run']._serialized_options = b'\342A\001\003'
+  _globals['_VIDEOTASK'].fields_by_name['deadline']._loaded_options = None
+  _globals['_VIDEOTASK'].fields_by_name['deadline']._serialized_options = b'\342A\001\005'
+  _globals['_VIDEOTASK'].fields_by_name['on_deadline']._loaded_options = None
+  _globals['_VIDEOTASK'].fields_by_name['on_deadline']._serialized_options = b'\342A\001\005'
+  _globals['_VIDEOTASK'].fields_by_name['priority']._loaded_options = None
+  _globals['_VIDEOTASK'].fields_by_name['priority']._serialized_options = b'\342A\001\005'
+  _globals['_VIDEOTASK'].fields_by_name['video_pending']._loaded_options = None
+  _globals['_VIDEOTASK'].fields_by_name['video_pending']._serialized_options = b'\342A\001\003'
   _globals['_UPSTREAM'].fields_by_name['provider']._loaded_options = None
   _globals['_UPSTREAM'].fields_by_name['provider']._serialized_options = b'\342A\001\003'
   _globals['_UPSTREAM'].fields_by_name['dialect']._loaded_options = None
@@ -107,28 +115,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ARTIFACT'].fields_by_name['manifest_uri']._serialized_options = b'\342A\001\003'
   _globals['_COST'].fields_by_name['settled_units']._loaded_options = None
   _globals['_COST'].fields_by_name['settled_units']._serialized_options = b'\342A\001\003'
+  _globals['_COST'].fields_by_name['quoted_units']._loaded_options = None
+  _globals['_COST'].fields_by_name['quoted_units']._serialized_options = b'\342A\001\003'
+  _globals['_COST'].fields_by_name['quoted_usd']._loaded_options = None
+  _globals['_COST'].fields_by_name['quoted_usd']._serialized_options = b'\342A\001\003'
+  _globals['_COST'].fields_by_name['uncertainties']._loaded_options = None
+  _globals['_COST'].fields_by_name['uncertainties']._serialized_options = b'\342A\001\003'
   _globals['_FLOWRUN'].fields_by_name['id']._loaded_options = None
   _globals['_FLOWRUN'].fields_by_name['id']._serialized_options = b'\342A\001\003'
   _globals['_FLOWRUN'].fields_by_name['name']._loaded_options = None
   _globals['_FLOWRUN'].fields_by_name['name']._serialized_options = b'\342A\001\003'
   _globals['_FLOWRUN'].fields_by_name['url']._loaded_options = None
   _globals['_FLOWRUN'].fields_by_name['url']._serialized_options = b'\342A\001\003'
-  _globals['_VIDEOTASKVIEW']._serialized_start=1925
-  _globals['_VIDEOTASKVIEW']._serialized_end=1994
+  _globals['_LATEVIDEO']._serialized_start=2177
+  _globals['_LATEVIDEO']._serialized_end=2245
+  _globals['_VIDEOTASKVIEW']._serialized_start=2247
+  _globals['_VIDEOTASKVIEW']._serialized_end=2316
   _globals['_VIDEOTASK']._serialized_start=211
-  _globals['_VIDEOTASK']._serialized_end=1128
-  _globals['_VIDEOTASK_LABELSENTRY']._serialized_start=897
-  _globals['_VIDEOTASK_LABELSENTRY']._serialized_end=942
-  _globals['_VIDEOTASK_STATE']._serialized_start=945
-  _globals['_VIDEOTASK_STATE']._serialized_end=1120
-  _globals['_UPSTREAM']._serialized_start=1131
-  _globals['_UPSTREAM']._serialized_end=1537
-  _globals['_ARTIFACT']._serialized_start=1540
-  _globals['_ARTIFACT']._serialized_end=1818
-  _globals['_ARTIFACT_KIND']._serialized_start=1756
-  _globals['_ARTIFACT_KIND']._serialized_end=1818
-  _globals['_COST']._serialized_start=1820
-  _globals['_COST']._serialized_end=1855
-  _globals['_FLOWRUN']._serialized_start=1857
-  _globals['_FLOWRUN']._serialized_end=1923
+  _globals['_VIDEOTASK']._serialized_end=1297
+  _globals['_VIDEOTASK_LABELSENTRY']._serialized_start=1056
+  _globals['_VIDEOTASK_LABELSENTRY']._serialized_end=1101
+  _globals['_VIDEOTASK_STATE']._serialized_start=1104
+  _globals['_VIDEOTASK_STATE']._serialized_end=1289
+  _globals['_UPSTREAM']._serialized_start=1300
+  _globals['_UPSTREAM']._serialized_end=1706
+  _globals['_ARTIFACT']._serialized_start=1709
+  _globals['_ARTIFACT']._serialized_end=1987
+  _globals['_ARTIFACT_KIND']._serialized_start=1925
+  _globals['_ARTIFACT_KIND']._serialized_end=1987
+  _globals['_COST']._serialized_start=1989
+  _globals['_COST']._serialized_end=2107
+  _globals['_FLOWRUN']._serialized_start=2109
+  _globals['_FLOWRUN']._serialized_end=2175
 # @@protoc_insertion_point(module_scope)

@@ -23,6 +23,30 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _LateVideo:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LateVideoEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LateVideo.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LATE_VIDEO_UNSPECIFIED: _LateVideo.ValueType  # 0
+    """KEEP_VIDEO for a deadline, DISCARD for a cancel."""
+    KEEP_VIDEO: _LateVideo.ValueType  # 1
+    """The upstream task is followed to its end and the video is archived; the task's state stays as it is."""
+    DISCARD: _LateVideo.ValueType  # 2
+    """Nobody looks at the upstream task any more."""
+
+class LateVideo(_LateVideo, metaclass=_LateVideoEnumTypeWrapper):
+    """What becomes of a video whose task ends before the provider has made it. It is billed in either case."""
+
+LATE_VIDEO_UNSPECIFIED: LateVideo.ValueType  # 0
+"""KEEP_VIDEO for a deadline, DISCARD for a cancel."""
+KEEP_VIDEO: LateVideo.ValueType  # 1
+"""The upstream task is followed to its end and the video is archived; the task's state stays as it is."""
+DISCARD: LateVideo.ValueType  # 2
+"""Nobody looks at the upstream task any more."""
+Global___LateVideo: _TypeAlias = LateVideo  # noqa: Y015
+
 class _VideoTaskView:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -78,10 +102,14 @@ class VideoTask(_message.Message):
         CANCELLED: VideoTask._State.ValueType  # 8
         """Final: cancelled. The provider has no cancel: what was submitted before is generated and billed all the same."""
         EXPIRED: VideoTask._State.ValueType  # 9
-        """Final: the task's own deadline passed."""
+        """Final: the task's own `deadline` passed; `video_pending` says whether its video may still come."""
         UNRESOLVED: VideoTask._State.ValueType  # 10
         """Not final: it is unknown whether the provider has accepted the request and it cannot be asked; a person decides
         with ResolveVideoTask.
+        """
+        LOST: VideoTask._State.ValueType  # 11
+        """Final: the provider made and billed the video, and deleted the file before it could be archived. `upstream` keeps
+        the id for its support.
         """
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
@@ -106,10 +134,14 @@ class VideoTask(_message.Message):
     CANCELLED: VideoTask.State.ValueType  # 8
     """Final: cancelled. The provider has no cancel: what was submitted before is generated and billed all the same."""
     EXPIRED: VideoTask.State.ValueType  # 9
-    """Final: the task's own deadline passed."""
+    """Final: the task's own `deadline` passed; `video_pending` says whether its video may still come."""
     UNRESOLVED: VideoTask.State.ValueType  # 10
     """Not final: it is unknown whether the provider has accepted the request and it cannot be asked; a person decides
     with ResolveVideoTask.
+    """
+    LOST: VideoTask.State.ValueType  # 11
+    """Final: the provider made and billed the video, and deleted the file before it could be archived. `upstream` keeps
+    the id for its support.
     """
 
     @_typing.final
@@ -146,12 +178,24 @@ class VideoTask(_message.Message):
     COST_FIELD_NUMBER: _builtins.int
     TYPICAL_DURATION_FIELD_NUMBER: _builtins.int
     FLOW_RUN_FIELD_NUMBER: _builtins.int
+    DEADLINE_FIELD_NUMBER: _builtins.int
+    ON_DEADLINE_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    VIDEO_PENDING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`videoTasks/{video_task}`; opaque to clients."""
     state: Global___VideoTask.State.ValueType
     """Where the task is."""
     revision: _builtins.int
     """Grows by exactly 1 with every event of this task, from 1."""
+    on_deadline: Global___LateVideo.ValueType
+    """What becomes of the video if the deadline passes after the provider has accepted the task; KEEP_VIDEO if not set."""
+    priority: _builtins.int
+    """0 (the default) to 9: while tasks wait for a place at the provider, higher ones go first."""
+    video_pending: _builtins.bool
+    """It is CANCELLED or EXPIRED, yet the provider is still making the video, which will be archived: `artifacts` come
+    with a later event.
+    """
     @_builtins.property
     def text_to_video(self) -> _text_to_video_pb2.TextToVideo:
         """A video from text."""
@@ -196,6 +240,10 @@ class VideoTask(_message.Message):
     def flow_run(self) -> Global___FlowRun:
         """The Prefect flow run that carries it; absent while QUEUED."""
 
+    @_builtins.property
+    def deadline(self) -> _timestamp_pb2.Timestamp:
+        """When nobody wants it any more: the task is then EXPIRED. The deadline of an RPC ends that call only."""
+
     def __init__(
         self,
         *,
@@ -213,10 +261,14 @@ class VideoTask(_message.Message):
         cost: Global___Cost | None = ...,
         typical_duration: _duration_pb2.Duration | None = ...,
         flow_run: Global___FlowRun | None = ...,
+        deadline: _timestamp_pb2.Timestamp | None = ...,
+        on_deadline: Global___LateVideo.ValueType = ...,
+        priority: _builtins.int = ...,
+        video_pending: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "flow_run", b"flow_run", "spec", b"spec", "text_to_video", b"text_to_video", "typical_duration", b"typical_duration", "update_time", b"update_time", "upstream", b"upstream"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "create_time", b"create_time", "deadline", b"deadline", "end_time", b"end_time", "error", b"error", "flow_run", b"flow_run", "spec", b"spec", "text_to_video", b"text_to_video", "typical_duration", b"typical_duration", "update_time", b"update_time", "upstream", b"upstream"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "cost", b"cost", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "flow_run", b"flow_run", "labels", b"labels", "name", b"name", "revision", b"revision", "spec", b"spec", "state", b"state", "text_to_video", b"text_to_video", "typical_duration", b"typical_duration", "update_time", b"update_time", "upstream", b"upstream"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "cost", b"cost", "create_time", b"create_time", "deadline", b"deadline", "end_time", b"end_time", "error", b"error", "flow_run", b"flow_run", "labels", b"labels", "name", b"name", "on_deadline", b"on_deadline", "priority", b"priority", "revision", b"revision", "spec", b"spec", "state", b"state", "text_to_video", b"text_to_video", "typical_duration", b"typical_duration", "update_time", b"update_time", "upstream", b"upstream", "video_pending", b"video_pending"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["text_to_video"]  # noqa: Y015
     _WhichOneofArgType_spec: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
@@ -245,7 +297,7 @@ class Upstream(_message.Message):
     provider: _builtins.str
     """`kling`, `cometapi` or `sandbox`."""
     dialect: _builtins.str
-    """The provider's API generation: `legacy`."""
+    """The provider's API generation: `legacy` or `standard`."""
     account: _builtins.str
     """Which of our accounts at the provider; a fingerprint, not a secret."""
     external_task_id: _builtins.str
@@ -372,16 +424,30 @@ class Cost(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SETTLED_UNITS_FIELD_NUMBER: _builtins.int
+    QUOTED_UNITS_FIELD_NUMBER: _builtins.int
+    QUOTED_USD_FIELD_NUMBER: _builtins.int
+    UNCERTAINTIES_FIELD_NUMBER: _builtins.int
     settled_units: _builtins.str
     """What the provider says it deducted, in video units, as decimal text; empty until it says so."""
+    quoted_units: _builtins.str
+    """What it was expected to cost when it was created, in video units, as decimal text."""
+    quoted_usd: _builtins.str
+    """The same in US dollars at list price."""
+    @_builtins.property
+    def uncertainties(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What of the quote is uncertain, in words."""
+
     def __init__(
         self,
         *,
         settled_units: _builtins.str = ...,
+        quoted_units: _builtins.str = ...,
+        quoted_usd: _builtins.str = ...,
+        uncertainties: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["settled_units", b"settled_units"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["quoted_units", b"quoted_units", "quoted_usd", b"quoted_usd", "settled_units", b"settled_units", "uncertainties", b"uncertainties"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

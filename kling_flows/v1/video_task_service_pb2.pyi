@@ -7,7 +7,10 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from kling_flows.v1 import text_to_video_pb2 as _text_to_video_pb2
 from kling_flows.v1 import video_task_pb2 as _video_task_pb2
 import builtins as _builtins
 import sys
@@ -158,19 +161,23 @@ class CancelVideoTaskRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    ON_CANCEL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`videoTasks/{video_task}`."""
     reason: _builtins.str
     """Why, for whoever looks at the task later; at most 255 characters."""
+    on_cancel: _video_task_pb2.LateVideo.ValueType
+    """What becomes of the video if the provider has accepted the task, or may have; DISCARD if not set."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         reason: _builtins.str = ...,
+        on_cancel: _video_task_pb2.LateVideo.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "on_cancel", b"on_cancel", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -285,3 +292,547 @@ class WatchVideoTasksResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchVideoTasksResponse: _TypeAlias = WatchVideoTasksResponse  # noqa: Y015
+
+@_typing.final
+class ListModelsRequest(_message.Message):
+    """Request of ListModels."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHOW_RETIRED_FIELD_NUMBER: _builtins.int
+    show_retired: _builtins.bool
+    """True also returns models that are retired."""
+    def __init__(
+        self,
+        *,
+        show_retired: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["show_retired", b"show_retired"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListModelsRequest: _TypeAlias = ListModelsRequest  # noqa: Y015
+
+@_typing.final
+class ListModelsResponse(_message.Message):
+    """Response of ListModels."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODELS_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    DIALECT_FIELD_NUMBER: _builtins.int
+    provider: _builtins.str
+    """`kling`, `cometapi` or `sandbox`: where this server sends what it is asked for."""
+    dialect: _builtins.str
+    """`legacy` or `standard`: the provider's API generation that this server uses."""
+    @_builtins.property
+    def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___Model]:
+        """The models, the preferred one first."""
+
+    def __init__(
+        self,
+        *,
+        models: _abc.Iterable[Global___Model] | None = ...,
+        provider: _builtins.str = ...,
+        dialect: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dialect", b"dialect", "models", b"models", "provider", b"provider"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListModelsResponse: _TypeAlias = ListModelsResponse  # noqa: Y015
+
+@_typing.final
+class Model(_message.Message):
+    """What one model can do at this server's provider, in its dialect."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Status:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Model._Status.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATUS_UNSPECIFIED: Model._Status.ValueType  # 0
+        """Never sent by the server."""
+        ACTIVE: Model._Status.ValueType  # 1
+        """It answers."""
+        SUNSET: Model._Status.ValueType  # 2
+        """Its end is announced; it may have stopped to answer."""
+        RETIRED: Model._Status.ValueType  # 3
+        """It answers no more; a create is refused."""
+
+    class Status(_Status, metaclass=_StatusEnumTypeWrapper):
+        """Whether a model still answers."""
+
+    STATUS_UNSPECIFIED: Model.Status.ValueType  # 0
+    """Never sent by the server."""
+    ACTIVE: Model.Status.ValueType  # 1
+    """It answers."""
+    SUNSET: Model.Status.ValueType  # 2
+    """Its end is announced; it may have stopped to answer."""
+    RETIRED: Model.Status.ValueType  # 3
+    """It answers no more; a create is refused."""
+
+    MODEL_NAME_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    SUCCESSOR_FIELD_NUMBER: _builtins.int
+    MODES_FIELD_NUMBER: _builtins.int
+    DURATIONS_FIELD_NUMBER: _builtins.int
+    ASPECT_RATIOS_FIELD_NUMBER: _builtins.int
+    PROMPT_LIMIT_FIELD_NUMBER: _builtins.int
+    NEGATIVE_PROMPT_LIMIT_FIELD_NUMBER: _builtins.int
+    CFG_SCALE_FIELD_NUMBER: _builtins.int
+    CAMERA_CONTROL_FIELD_NUMBER: _builtins.int
+    MULTI_SHOT_FIELD_NUMBER: _builtins.int
+    VOICES_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
+    model_name: _builtins.str
+    """What `TextToVideo.model_name` takes."""
+    status: Global___Model.Status.ValueType
+    """Whether it still answers."""
+    successor: _builtins.str
+    """Which model to use instead; empty while it is ACTIVE."""
+    prompt_limit: _builtins.int
+    """Most characters of `prompt`."""
+    negative_prompt_limit: _builtins.int
+    """Most characters of `negative_prompt`; 0: it is not taken."""
+    cfg_scale: _builtins.bool
+    """Whether `cfg_scale` is taken."""
+    camera_control: _builtins.bool
+    """Whether `camera_control` is taken."""
+    multi_shot: _builtins.bool
+    """Whether `multi_shot` is taken."""
+    voices: _builtins.bool
+    """Whether `voice_list` is taken."""
+    note: _builtins.str
+    """What is disputed or unknown, in words."""
+    source: _builtins.str
+    """Where these facts are from."""
+    as_of: _builtins.str
+    """The day that the source speaks for, `2026-08-01`."""
+    @_builtins.property
+    def modes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelMode]:
+        """The modes that can be chosen, with their prices; empty: the model has a single mode."""
+
+    @_builtins.property
+    def durations(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Lengths that can be chosen, in seconds."""
+
+    @_builtins.property
+    def aspect_ratios(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Aspect ratios that can be chosen."""
+
+    def __init__(
+        self,
+        *,
+        model_name: _builtins.str = ...,
+        status: Global___Model.Status.ValueType = ...,
+        successor: _builtins.str = ...,
+        modes: _abc.Iterable[Global___ModelMode] | None = ...,
+        durations: _abc.Iterable[_builtins.int] | None = ...,
+        aspect_ratios: _abc.Iterable[_builtins.str] | None = ...,
+        prompt_limit: _builtins.int = ...,
+        negative_prompt_limit: _builtins.int = ...,
+        cfg_scale: _builtins.bool = ...,
+        camera_control: _builtins.bool = ...,
+        multi_shot: _builtins.bool = ...,
+        voices: _builtins.bool = ...,
+        note: _builtins.str = ...,
+        source: _builtins.str = ...,
+        as_of: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "aspect_ratios", b"aspect_ratios", "camera_control", b"camera_control", "cfg_scale", b"cfg_scale", "durations", b"durations", "model_name", b"model_name", "modes", b"modes", "multi_shot", b"multi_shot", "negative_prompt_limit", b"negative_prompt_limit", "note", b"note", "prompt_limit", b"prompt_limit", "source", b"source", "status", b"status", "successor", b"successor", "voices", b"voices"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Model: _TypeAlias = Model  # noqa: Y015
+
+@_typing.final
+class ModelMode(_message.Message):
+    """One mode of a model and its price, in video units per second of video, as decimal text; empty: not known."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODE_FIELD_NUMBER: _builtins.int
+    SILENT_UNITS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    SOUND_UNITS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    mode: _text_to_video_pb2.TextToVideo.Mode.ValueType
+    """The mode."""
+    silent_units_per_second: _builtins.str
+    """Without sound; empty if the mode always has sound."""
+    sound_units_per_second: _builtins.str
+    """With sound; empty if the mode has none."""
+    def __init__(
+        self,
+        *,
+        mode: _text_to_video_pb2.TextToVideo.Mode.ValueType = ...,
+        silent_units_per_second: _builtins.str = ...,
+        sound_units_per_second: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mode", b"mode", "silent_units_per_second", b"silent_units_per_second", "sound_units_per_second", b"sound_units_per_second"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelMode: _TypeAlias = ModelMode  # noqa: Y015
+
+@_typing.final
+class QuoteVideoTaskRequest(_message.Message):
+    """Request of QuoteVideoTask."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VIDEO_TASK_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def video_task(self) -> _video_task_pb2.VideoTask:
+        """What would be made."""
+
+    def __init__(
+        self,
+        *,
+        video_task: _video_task_pb2.VideoTask | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["video_task", b"video_task"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["video_task", b"video_task"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QuoteVideoTaskRequest: _TypeAlias = QuoteVideoTaskRequest  # noqa: Y015
+
+@_typing.final
+class Quote(_message.Message):
+    """What a video costs, as far as the list prices tell."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UNITS_FIELD_NUMBER: _builtins.int
+    USD_FIELD_NUMBER: _builtins.int
+    UNCERTAINTIES_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
+    units: _builtins.str
+    """Video units, as decimal text."""
+    usd: _builtins.str
+    """US dollars at list price, as decimal text."""
+    source: _builtins.str
+    """Where the price is from."""
+    as_of: _builtins.str
+    """The day that the source speaks for, `2026-08-01`."""
+    @_builtins.property
+    def uncertainties(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What is uncertain about it, in words."""
+
+    def __init__(
+        self,
+        *,
+        units: _builtins.str = ...,
+        usd: _builtins.str = ...,
+        uncertainties: _abc.Iterable[_builtins.str] | None = ...,
+        source: _builtins.str = ...,
+        as_of: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "source", b"source", "uncertainties", b"uncertainties", "units", b"units", "usd", b"usd"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Quote: _TypeAlias = Quote  # noqa: Y015
+
+@_typing.final
+class ListBudgetsRequest(_message.Message):
+    """Request of ListBudgets."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListBudgetsRequest: _TypeAlias = ListBudgetsRequest  # noqa: Y015
+
+@_typing.final
+class ListBudgetsResponse(_message.Message):
+    """Response of ListBudgets."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUDGETS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def budgets(self) -> _containers.RepeatedCompositeFieldContainer[Global___Budget]:
+        """The budgets, in the order of the settings."""
+
+    def __init__(
+        self,
+        *,
+        budgets: _abc.Iterable[Global___Budget] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budgets", b"budgets"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListBudgetsResponse: _TypeAlias = ListBudgetsResponse  # noqa: Y015
+
+@_typing.final
+class Budget(_message.Message):
+    """One budget. A limit that is empty does not exist. Amounts are decimal text."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Period:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _PeriodEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Budget._Period.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        PERIOD_UNSPECIFIED: Budget._Period.ValueType  # 0
+        """Never sent by the server."""
+        TOTAL: Budget._Period.ValueType  # 1
+        """All time."""
+        MONTH: Budget._Period.ValueType  # 2
+        """The current month."""
+        DAY: Budget._Period.ValueType  # 3
+        """The current day."""
+
+    class Period(_Period, metaclass=_PeriodEnumTypeWrapper):
+        """What a budget covers in time; days and months are those of UTC, and a task belongs to the one of its `create_time`."""
+
+    PERIOD_UNSPECIFIED: Budget.Period.ValueType  # 0
+    """Never sent by the server."""
+    TOTAL: Budget.Period.ValueType  # 1
+    """All time."""
+    MONTH: Budget.Period.ValueType  # 2
+    """The current month."""
+    DAY: Budget.Period.ValueType  # 3
+    """The current day."""
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    ACCOUNT_FIELD_NUMBER: _builtins.int
+    PERIOD_FIELD_NUMBER: _builtins.int
+    LIMIT_UNITS_FIELD_NUMBER: _builtins.int
+    LIMIT_USD_FIELD_NUMBER: _builtins.int
+    RESERVED_UNITS_FIELD_NUMBER: _builtins.int
+    RESERVED_USD_FIELD_NUMBER: _builtins.int
+    SETTLED_UNITS_FIELD_NUMBER: _builtins.int
+    SETTLED_USD_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """Whose; `*`: all tenants together."""
+    account: _builtins.str
+    """Which account at the provider; `*`: all together."""
+    period: Global___Budget.Period.ValueType
+    """What it covers in time."""
+    limit_units: _builtins.str
+    """Limit in video units."""
+    limit_usd: _builtins.str
+    """Limit in US dollars."""
+    reserved_units: _builtins.str
+    """Set aside for tasks whose cost is not settled, unknown outcomes included, in video units."""
+    reserved_usd: _builtins.str
+    """The same in US dollars."""
+    settled_units: _builtins.str
+    """Spent, in video units."""
+    settled_usd: _builtins.str
+    """Spent, in US dollars."""
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        account: _builtins.str = ...,
+        period: Global___Budget.Period.ValueType = ...,
+        limit_units: _builtins.str = ...,
+        limit_usd: _builtins.str = ...,
+        reserved_units: _builtins.str = ...,
+        reserved_usd: _builtins.str = ...,
+        settled_units: _builtins.str = ...,
+        settled_usd: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "limit_units", b"limit_units", "limit_usd", b"limit_usd", "period", b"period", "reserved_units", b"reserved_units", "reserved_usd", b"reserved_usd", "settled_units", b"settled_units", "settled_usd", b"settled_usd", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Budget: _TypeAlias = Budget  # noqa: Y015
+
+@_typing.final
+class CallbackDelivery(_message.Message):
+    """One call to the `callback_url` of a task."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _State:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[CallbackDelivery._State.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATE_UNSPECIFIED: CallbackDelivery._State.ValueType  # 0
+        """Never sent by the server."""
+        PENDING: CallbackDelivery._State.ValueType  # 1
+        """It will be tried, or tried again, at `next_attempt_time`."""
+        DELIVERED: CallbackDelivery._State.ValueType  # 2
+        """Final: the address answered 2xx."""
+        DEAD: CallbackDelivery._State.ValueType  # 3
+        """Given up; RetryCallbackDelivery starts again."""
+
+    class State(_State, metaclass=_StateEnumTypeWrapper):
+        """Where a delivery is."""
+
+    STATE_UNSPECIFIED: CallbackDelivery.State.ValueType  # 0
+    """Never sent by the server."""
+    PENDING: CallbackDelivery.State.ValueType  # 1
+    """It will be tried, or tried again, at `next_attempt_time`."""
+    DELIVERED: CallbackDelivery.State.ValueType  # 2
+    """Final: the address answered 2xx."""
+    DEAD: CallbackDelivery.State.ValueType  # 3
+    """Given up; RetryCallbackDelivery starts again."""
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VIDEO_TASK_FIELD_NUMBER: _builtins.int
+    VIDEO_TASK_STATE_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    NEXT_ATTEMPT_TIME_FIELD_NUMBER: _builtins.int
+    LAST_ERROR_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`callbackDeliveries/{number}`."""
+    video_task: _builtins.str
+    """The task's name."""
+    video_task_state: _video_task_pb2.VideoTask.State.ValueType
+    """The task's state that is told."""
+    revision: _builtins.int
+    """The task's revision that is told."""
+    state: Global___CallbackDelivery.State.ValueType
+    """Where the delivery is."""
+    attempts: _builtins.int
+    """How often it was tried."""
+    last_error: _builtins.str
+    """Why the last attempt failed; never holds the address."""
+    @_builtins.property
+    def next_attempt_time(self) -> _timestamp_pb2.Timestamp:
+        """When it is tried next; absent if it is not PENDING."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        video_task: _builtins.str = ...,
+        video_task_state: _video_task_pb2.VideoTask.State.ValueType = ...,
+        revision: _builtins.int = ...,
+        state: Global___CallbackDelivery.State.ValueType = ...,
+        attempts: _builtins.int = ...,
+        next_attempt_time: _timestamp_pb2.Timestamp | None = ...,
+        last_error: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["next_attempt_time", b"next_attempt_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "last_error", b"last_error", "name", b"name", "next_attempt_time", b"next_attempt_time", "revision", b"revision", "state", b"state", "video_task", b"video_task", "video_task_state", b"video_task_state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CallbackDelivery: _TypeAlias = CallbackDelivery  # noqa: Y015
+
+@_typing.final
+class ListCallbackDeliveriesRequest(_message.Message):
+    """Request of ListCallbackDeliveries."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    VIDEO_TASK_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """At most so many; 0 means 50, more than 1,000 means 1,000."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before; all other fields must be as they were."""
+    state: Global___CallbackDelivery.State.ValueType
+    """Only those in this state; unset: all."""
+    video_task: _builtins.str
+    """Only those of this task, `videoTasks/{video_task}`; empty: all."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        state: Global___CallbackDelivery.State.ValueType = ...,
+        video_task: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "state", b"state", "video_task", b"video_task"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCallbackDeliveriesRequest: _TypeAlias = ListCallbackDeliveriesRequest  # noqa: Y015
+
+@_typing.final
+class ListCallbackDeliveriesResponse(_message.Message):
+    """Response of ListCallbackDeliveries."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLBACK_DELIVERIES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Ask for the next page with it; empty on the last one."""
+    @_builtins.property
+    def callback_deliveries(self) -> _containers.RepeatedCompositeFieldContainer[Global___CallbackDelivery]:
+        """The page, the newest first."""
+
+    def __init__(
+        self,
+        *,
+        callback_deliveries: _abc.Iterable[Global___CallbackDelivery] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["callback_deliveries", b"callback_deliveries", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCallbackDeliveriesResponse: _TypeAlias = ListCallbackDeliveriesResponse  # noqa: Y015
+
+@_typing.final
+class RetryCallbackDeliveryRequest(_message.Message):
+    """Request of RetryCallbackDelivery."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`callbackDeliveries/{number}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryCallbackDeliveryRequest: _TypeAlias = RetryCallbackDeliveryRequest  # noqa: Y015

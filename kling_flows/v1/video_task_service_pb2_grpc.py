@@ -69,6 +69,31 @@ class VideoTaskServiceStub(object):
                 request_serializer=kling__flows_dot_v1_dot_video__task__service__pb2.WatchVideoTasksRequest.SerializeToString,
                 response_deserializer=kling__flows_dot_v1_dot_video__task__service__pb2.WatchVideoTasksResponse.FromString,
                 _registered_method=True)
+        self.ListModels = channel.unary_unary(
+                '/kling_flows.v1.VideoTaskService/ListModels',
+                request_serializer=kling__flows_dot_v1_dot_video__task__service__pb2.ListModelsRequest.SerializeToString,
+                response_deserializer=kling__flows_dot_v1_dot_video__task__service__pb2.ListModelsResponse.FromString,
+                _registered_method=True)
+        self.QuoteVideoTask = channel.unary_unary(
+                '/kling_flows.v1.VideoTaskService/QuoteVideoTask',
+                request_serializer=kling__flows_dot_v1_dot_video__task__service__pb2.QuoteVideoTaskRequest.SerializeToString,
+                response_deserializer=kling__flows_dot_v1_dot_video__task__service__pb2.Quote.FromString,
+                _registered_method=True)
+        self.ListBudgets = channel.unary_unary(
+                '/kling_flows.v1.VideoTaskService/ListBudgets',
+                request_serializer=kling__flows_dot_v1_dot_video__task__service__pb2.ListBudgetsRequest.SerializeToString,
+                response_deserializer=kling__flows_dot_v1_dot_video__task__service__pb2.ListBudgetsResponse.FromString,
+                _registered_method=True)
+        self.ListCallbackDeliveries = channel.unary_unary(
+                '/kling_flows.v1.VideoTaskService/ListCallbackDeliveries',
+                request_serializer=kling__flows_dot_v1_dot_video__task__service__pb2.ListCallbackDeliveriesRequest.SerializeToString,
+                response_deserializer=kling__flows_dot_v1_dot_video__task__service__pb2.ListCallbackDeliveriesResponse.FromString,
+                _registered_method=True)
+        self.RetryCallbackDelivery = channel.unary_unary(
+                '/kling_flows.v1.VideoTaskService/RetryCallbackDelivery',
+                request_serializer=kling__flows_dot_v1_dot_video__task__service__pb2.RetryCallbackDeliveryRequest.SerializeToString,
+                response_deserializer=kling__flows_dot_v1_dot_video__task__service__pb2.CallbackDelivery.FromString,
+                _registered_method=True)
 
 
 class VideoTaskServiceServicer(object):
@@ -82,7 +107,8 @@ class VideoTaskServiceServicer(object):
         """Makes a video task durable and returns it at once, QUEUED; watch it to see the rest.
 
         Errors: `INVALID_ARGUMENT` / `INVALID_REQUEST` with `google.rpc.BadRequest` (all violations, at most 50);
-        `ALREADY_EXISTS` / `VIDEO_TASK_EXISTS` or `REQUEST_ID_REUSED`; `RESOURCE_EXHAUSTED` / `QUEUE_FULL`;
+        `ALREADY_EXISTS` / `VIDEO_TASK_EXISTS` or `REQUEST_ID_REUSED`; `RESOURCE_EXHAUSTED` / `QUEUE_FULL`, or
+        `BUDGET_EXCEEDED` with `google.rpc.QuotaFailure` (not one to repeat);
         `UNAVAILABLE` / `SERVER_UNAVAILABLE` while the server drains, `LEDGER_UNAVAILABLE`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -109,7 +135,8 @@ class VideoTaskServiceServicer(object):
 
     def CancelVideoTask(self, request, context):
         """Cancels a video task. Free while it is QUEUED. Afterwards the provider, which has no cancel, may still generate and
-        bill it; we only stop following it. Cancelling a CANCELLED task returns it unchanged.
+        bill it: `on_cancel` says whether the video is kept. Cancelling a CANCELLED task returns it unchanged, unless
+        `on_cancel` KEEP_VIDEO comes in time to keep a video that was to be discarded.
 
         Errors: `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND`; `FAILED_PRECONDITION` / `VIDEO_TASK_FINAL`.
         """
@@ -138,6 +165,52 @@ class VideoTaskServiceServicer(object):
         Errors: `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND` for a name that does not exist; `OUT_OF_RANGE` /
         `RESUME_TOKEN_EXPIRED`: watch again without a token; `INVALID_ARGUMENT` / `TOKEN_INVALID` or `INVALID_REQUEST`;
         `UNAVAILABLE` / `SERVER_UNAVAILABLE` while the server drains.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListModels(self, request, context):
+        """Returns what the models can do and what they cost: all that a form needs to offer only what will be accepted.
+
+        Errors: `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def QuoteVideoTask(self, request, context):
+        """Says what a video would cost, without creating anything.
+
+        Errors: `INVALID_ARGUMENT` / `INVALID_REQUEST` with all violations, as in CreateVideoTask.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListBudgets(self, request, context):
+        """Returns the budgets that concern the caller, with what of them is reserved and spent.
+
+        Errors: `UNAVAILABLE` / `LEDGER_UNAVAILABLE`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListCallbackDeliveries(self, request, context):
+        """Returns a page of the calls to the callers' own `callback_url`s, the newest first: what was delivered, what is
+        tried again, and what was given up (DEAD).
+
+        Errors: `INVALID_ARGUMENT` / `INVALID_REQUEST` or `TOKEN_INVALID`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetryCallbackDelivery(self, request, context):
+        """Tries a DEAD delivery again, from its first attempt on; any other one is returned unchanged.
+
+        Errors: `NOT_FOUND` / `CALLBACK_DELIVERY_NOT_FOUND`; `INVALID_ARGUMENT` / `INVALID_REQUEST`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -175,6 +248,31 @@ def add_VideoTaskServiceServicer_to_server(servicer, server):
                     servicer.WatchVideoTasks,
                     request_deserializer=kling__flows_dot_v1_dot_video__task__service__pb2.WatchVideoTasksRequest.FromString,
                     response_serializer=kling__flows_dot_v1_dot_video__task__service__pb2.WatchVideoTasksResponse.SerializeToString,
+            ),
+            'ListModels': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListModels,
+                    request_deserializer=kling__flows_dot_v1_dot_video__task__service__pb2.ListModelsRequest.FromString,
+                    response_serializer=kling__flows_dot_v1_dot_video__task__service__pb2.ListModelsResponse.SerializeToString,
+            ),
+            'QuoteVideoTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.QuoteVideoTask,
+                    request_deserializer=kling__flows_dot_v1_dot_video__task__service__pb2.QuoteVideoTaskRequest.FromString,
+                    response_serializer=kling__flows_dot_v1_dot_video__task__service__pb2.Quote.SerializeToString,
+            ),
+            'ListBudgets': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListBudgets,
+                    request_deserializer=kling__flows_dot_v1_dot_video__task__service__pb2.ListBudgetsRequest.FromString,
+                    response_serializer=kling__flows_dot_v1_dot_video__task__service__pb2.ListBudgetsResponse.SerializeToString,
+            ),
+            'ListCallbackDeliveries': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCallbackDeliveries,
+                    request_deserializer=kling__flows_dot_v1_dot_video__task__service__pb2.ListCallbackDeliveriesRequest.FromString,
+                    response_serializer=kling__flows_dot_v1_dot_video__task__service__pb2.ListCallbackDeliveriesResponse.SerializeToString,
+            ),
+            'RetryCallbackDelivery': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryCallbackDelivery,
+                    request_deserializer=kling__flows_dot_v1_dot_video__task__service__pb2.RetryCallbackDeliveryRequest.FromString,
+                    response_serializer=kling__flows_dot_v1_dot_video__task__service__pb2.CallbackDelivery.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -343,6 +441,141 @@ class VideoTaskService(object):
             '/kling_flows.v1.VideoTaskService/WatchVideoTasks',
             kling__flows_dot_v1_dot_video__task__service__pb2.WatchVideoTasksRequest.SerializeToString,
             kling__flows_dot_v1_dot_video__task__service__pb2.WatchVideoTasksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kling_flows.v1.VideoTaskService/ListModels',
+            kling__flows_dot_v1_dot_video__task__service__pb2.ListModelsRequest.SerializeToString,
+            kling__flows_dot_v1_dot_video__task__service__pb2.ListModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def QuoteVideoTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kling_flows.v1.VideoTaskService/QuoteVideoTask',
+            kling__flows_dot_v1_dot_video__task__service__pb2.QuoteVideoTaskRequest.SerializeToString,
+            kling__flows_dot_v1_dot_video__task__service__pb2.Quote.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListBudgets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kling_flows.v1.VideoTaskService/ListBudgets',
+            kling__flows_dot_v1_dot_video__task__service__pb2.ListBudgetsRequest.SerializeToString,
+            kling__flows_dot_v1_dot_video__task__service__pb2.ListBudgetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCallbackDeliveries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kling_flows.v1.VideoTaskService/ListCallbackDeliveries',
+            kling__flows_dot_v1_dot_video__task__service__pb2.ListCallbackDeliveriesRequest.SerializeToString,
+            kling__flows_dot_v1_dot_video__task__service__pb2.ListCallbackDeliveriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryCallbackDelivery(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kling_flows.v1.VideoTaskService/RetryCallbackDelivery',
+            kling__flows_dot_v1_dot_video__task__service__pb2.RetryCallbackDeliveryRequest.SerializeToString,
+            kling__flows_dot_v1_dot_video__task__service__pb2.CallbackDelivery.FromString,
             options,
             channel_credentials,
             insecure,

@@ -42,7 +42,8 @@ class VideoTaskServiceStub:
     """Makes a video task durable and returns it at once, QUEUED; watch it to see the rest.
 
     Errors: `INVALID_ARGUMENT` / `INVALID_REQUEST` with `google.rpc.BadRequest` (all violations, at most 50);
-    `ALREADY_EXISTS` / `VIDEO_TASK_EXISTS` or `REQUEST_ID_REUSED`; `RESOURCE_EXHAUSTED` / `QUEUE_FULL`;
+    `ALREADY_EXISTS` / `VIDEO_TASK_EXISTS` or `REQUEST_ID_REUSED`; `RESOURCE_EXHAUSTED` / `QUEUE_FULL`, or
+    `BUDGET_EXCEEDED` with `google.rpc.QuotaFailure` (not one to repeat);
     `UNAVAILABLE` / `SERVER_UNAVAILABLE` while the server drains, `LEDGER_UNAVAILABLE`.
     """
     GetVideoTask: _grpc.UnaryUnaryMultiCallable[_video_task_service_pb2.GetVideoTaskRequest, _video_task_pb2.VideoTask]
@@ -57,7 +58,8 @@ class VideoTaskServiceStub:
     """
     CancelVideoTask: _grpc.UnaryUnaryMultiCallable[_video_task_service_pb2.CancelVideoTaskRequest, _video_task_pb2.VideoTask]
     """Cancels a video task. Free while it is QUEUED. Afterwards the provider, which has no cancel, may still generate and
-    bill it; we only stop following it. Cancelling a CANCELLED task returns it unchanged.
+    bill it: `on_cancel` says whether the video is kept. Cancelling a CANCELLED task returns it unchanged, unless
+    `on_cancel` KEEP_VIDEO comes in time to keep a video that was to be discarded.
 
     Errors: `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND`; `FAILED_PRECONDITION` / `VIDEO_TASK_FINAL`.
     """
@@ -79,6 +81,32 @@ class VideoTaskServiceStub:
     `RESUME_TOKEN_EXPIRED`: watch again without a token; `INVALID_ARGUMENT` / `TOKEN_INVALID` or `INVALID_REQUEST`;
     `UNAVAILABLE` / `SERVER_UNAVAILABLE` while the server drains.
     """
+    ListModels: _grpc.UnaryUnaryMultiCallable[_video_task_service_pb2.ListModelsRequest, _video_task_service_pb2.ListModelsResponse]
+    """Returns what the models can do and what they cost: all that a form needs to offer only what will be accepted.
+
+    Errors: `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+    """
+    QuoteVideoTask: _grpc.UnaryUnaryMultiCallable[_video_task_service_pb2.QuoteVideoTaskRequest, _video_task_service_pb2.Quote]
+    """Says what a video would cost, without creating anything.
+
+    Errors: `INVALID_ARGUMENT` / `INVALID_REQUEST` with all violations, as in CreateVideoTask.
+    """
+    ListBudgets: _grpc.UnaryUnaryMultiCallable[_video_task_service_pb2.ListBudgetsRequest, _video_task_service_pb2.ListBudgetsResponse]
+    """Returns the budgets that concern the caller, with what of them is reserved and spent.
+
+    Errors: `UNAVAILABLE` / `LEDGER_UNAVAILABLE`.
+    """
+    ListCallbackDeliveries: _grpc.UnaryUnaryMultiCallable[_video_task_service_pb2.ListCallbackDeliveriesRequest, _video_task_service_pb2.ListCallbackDeliveriesResponse]
+    """Returns a page of the calls to the callers' own `callback_url`s, the newest first: what was delivered, what is
+    tried again, and what was given up (DEAD).
+
+    Errors: `INVALID_ARGUMENT` / `INVALID_REQUEST` or `TOKEN_INVALID`.
+    """
+    RetryCallbackDelivery: _grpc.UnaryUnaryMultiCallable[_video_task_service_pb2.RetryCallbackDeliveryRequest, _video_task_service_pb2.CallbackDelivery]
+    """Tries a DEAD delivery again, from its first attempt on; any other one is returned unchanged.
+
+    Errors: `NOT_FOUND` / `CALLBACK_DELIVERY_NOT_FOUND`; `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+    """
 
 @_typing.type_check_only
 class VideoTaskServiceAsyncStub(VideoTaskServiceStub):
@@ -93,7 +121,8 @@ class VideoTaskServiceAsyncStub(VideoTaskServiceStub):
     """Makes a video task durable and returns it at once, QUEUED; watch it to see the rest.
 
     Errors: `INVALID_ARGUMENT` / `INVALID_REQUEST` with `google.rpc.BadRequest` (all violations, at most 50);
-    `ALREADY_EXISTS` / `VIDEO_TASK_EXISTS` or `REQUEST_ID_REUSED`; `RESOURCE_EXHAUSTED` / `QUEUE_FULL`;
+    `ALREADY_EXISTS` / `VIDEO_TASK_EXISTS` or `REQUEST_ID_REUSED`; `RESOURCE_EXHAUSTED` / `QUEUE_FULL`, or
+    `BUDGET_EXCEEDED` with `google.rpc.QuotaFailure` (not one to repeat);
     `UNAVAILABLE` / `SERVER_UNAVAILABLE` while the server drains, `LEDGER_UNAVAILABLE`.
     """
     GetVideoTask: _aio.UnaryUnaryMultiCallable[_video_task_service_pb2.GetVideoTaskRequest, _video_task_pb2.VideoTask]  # type: ignore[assignment]
@@ -108,7 +137,8 @@ class VideoTaskServiceAsyncStub(VideoTaskServiceStub):
     """
     CancelVideoTask: _aio.UnaryUnaryMultiCallable[_video_task_service_pb2.CancelVideoTaskRequest, _video_task_pb2.VideoTask]  # type: ignore[assignment]
     """Cancels a video task. Free while it is QUEUED. Afterwards the provider, which has no cancel, may still generate and
-    bill it; we only stop following it. Cancelling a CANCELLED task returns it unchanged.
+    bill it: `on_cancel` says whether the video is kept. Cancelling a CANCELLED task returns it unchanged, unless
+    `on_cancel` KEEP_VIDEO comes in time to keep a video that was to be discarded.
 
     Errors: `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND`; `FAILED_PRECONDITION` / `VIDEO_TASK_FINAL`.
     """
@@ -130,6 +160,32 @@ class VideoTaskServiceAsyncStub(VideoTaskServiceStub):
     `RESUME_TOKEN_EXPIRED`: watch again without a token; `INVALID_ARGUMENT` / `TOKEN_INVALID` or `INVALID_REQUEST`;
     `UNAVAILABLE` / `SERVER_UNAVAILABLE` while the server drains.
     """
+    ListModels: _aio.UnaryUnaryMultiCallable[_video_task_service_pb2.ListModelsRequest, _video_task_service_pb2.ListModelsResponse]  # type: ignore[assignment]
+    """Returns what the models can do and what they cost: all that a form needs to offer only what will be accepted.
+
+    Errors: `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+    """
+    QuoteVideoTask: _aio.UnaryUnaryMultiCallable[_video_task_service_pb2.QuoteVideoTaskRequest, _video_task_service_pb2.Quote]  # type: ignore[assignment]
+    """Says what a video would cost, without creating anything.
+
+    Errors: `INVALID_ARGUMENT` / `INVALID_REQUEST` with all violations, as in CreateVideoTask.
+    """
+    ListBudgets: _aio.UnaryUnaryMultiCallable[_video_task_service_pb2.ListBudgetsRequest, _video_task_service_pb2.ListBudgetsResponse]  # type: ignore[assignment]
+    """Returns the budgets that concern the caller, with what of them is reserved and spent.
+
+    Errors: `UNAVAILABLE` / `LEDGER_UNAVAILABLE`.
+    """
+    ListCallbackDeliveries: _aio.UnaryUnaryMultiCallable[_video_task_service_pb2.ListCallbackDeliveriesRequest, _video_task_service_pb2.ListCallbackDeliveriesResponse]  # type: ignore[assignment]
+    """Returns a page of the calls to the callers' own `callback_url`s, the newest first: what was delivered, what is
+    tried again, and what was given up (DEAD).
+
+    Errors: `INVALID_ARGUMENT` / `INVALID_REQUEST` or `TOKEN_INVALID`.
+    """
+    RetryCallbackDelivery: _aio.UnaryUnaryMultiCallable[_video_task_service_pb2.RetryCallbackDeliveryRequest, _video_task_service_pb2.CallbackDelivery]  # type: ignore[assignment]
+    """Tries a DEAD delivery again, from its first attempt on; any other one is returned unchanged.
+
+    Errors: `NOT_FOUND` / `CALLBACK_DELIVERY_NOT_FOUND`; `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+    """
 
 class VideoTaskServiceServicer(metaclass=_abc_1.ABCMeta):
     """Makes videos from text at Kling, pays once for each, and keeps the file.
@@ -147,7 +203,8 @@ class VideoTaskServiceServicer(metaclass=_abc_1.ABCMeta):
         """Makes a video task durable and returns it at once, QUEUED; watch it to see the rest.
 
         Errors: `INVALID_ARGUMENT` / `INVALID_REQUEST` with `google.rpc.BadRequest` (all violations, at most 50);
-        `ALREADY_EXISTS` / `VIDEO_TASK_EXISTS` or `REQUEST_ID_REUSED`; `RESOURCE_EXHAUSTED` / `QUEUE_FULL`;
+        `ALREADY_EXISTS` / `VIDEO_TASK_EXISTS` or `REQUEST_ID_REUSED`; `RESOURCE_EXHAUSTED` / `QUEUE_FULL`, or
+        `BUDGET_EXCEEDED` with `google.rpc.QuotaFailure` (not one to repeat);
         `UNAVAILABLE` / `SERVER_UNAVAILABLE` while the server drains, `LEDGER_UNAVAILABLE`.
         """
 
@@ -180,7 +237,8 @@ class VideoTaskServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_video_task_pb2.VideoTask, _abc.Awaitable[_video_task_pb2.VideoTask]]:
         """Cancels a video task. Free while it is QUEUED. Afterwards the provider, which has no cancel, may still generate and
-        bill it; we only stop following it. Cancelling a CANCELLED task returns it unchanged.
+        bill it: `on_cancel` says whether the video is kept. Cancelling a CANCELLED task returns it unchanged, unless
+        `on_cancel` KEEP_VIDEO comes in time to keep a video that was to be discarded.
 
         Errors: `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND`; `FAILED_PRECONDITION` / `VIDEO_TASK_FINAL`.
         """
@@ -213,6 +271,62 @@ class VideoTaskServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors: `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND` for a name that does not exist; `OUT_OF_RANGE` /
         `RESUME_TOKEN_EXPIRED`: watch again without a token; `INVALID_ARGUMENT` / `TOKEN_INVALID` or `INVALID_REQUEST`;
         `UNAVAILABLE` / `SERVER_UNAVAILABLE` while the server drains.
+        """
+
+    @_abc_1.abstractmethod
+    def ListModels(
+        self,
+        request: _video_task_service_pb2.ListModelsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_video_task_service_pb2.ListModelsResponse, _abc.Awaitable[_video_task_service_pb2.ListModelsResponse]]:
+        """Returns what the models can do and what they cost: all that a form needs to offer only what will be accepted.
+
+        Errors: `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+        """
+
+    @_abc_1.abstractmethod
+    def QuoteVideoTask(
+        self,
+        request: _video_task_service_pb2.QuoteVideoTaskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_video_task_service_pb2.Quote, _abc.Awaitable[_video_task_service_pb2.Quote]]:
+        """Says what a video would cost, without creating anything.
+
+        Errors: `INVALID_ARGUMENT` / `INVALID_REQUEST` with all violations, as in CreateVideoTask.
+        """
+
+    @_abc_1.abstractmethod
+    def ListBudgets(
+        self,
+        request: _video_task_service_pb2.ListBudgetsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_video_task_service_pb2.ListBudgetsResponse, _abc.Awaitable[_video_task_service_pb2.ListBudgetsResponse]]:
+        """Returns the budgets that concern the caller, with what of them is reserved and spent.
+
+        Errors: `UNAVAILABLE` / `LEDGER_UNAVAILABLE`.
+        """
+
+    @_abc_1.abstractmethod
+    def ListCallbackDeliveries(
+        self,
+        request: _video_task_service_pb2.ListCallbackDeliveriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_video_task_service_pb2.ListCallbackDeliveriesResponse, _abc.Awaitable[_video_task_service_pb2.ListCallbackDeliveriesResponse]]:
+        """Returns a page of the calls to the callers' own `callback_url`s, the newest first: what was delivered, what is
+        tried again, and what was given up (DEAD).
+
+        Errors: `INVALID_ARGUMENT` / `INVALID_REQUEST` or `TOKEN_INVALID`.
+        """
+
+    @_abc_1.abstractmethod
+    def RetryCallbackDelivery(
+        self,
+        request: _video_task_service_pb2.RetryCallbackDeliveryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_video_task_service_pb2.CallbackDelivery, _abc.Awaitable[_video_task_service_pb2.CallbackDelivery]]:
+        """Tries a DEAD delivery again, from its first attempt on; any other one is returned unchanged.
+
+        Errors: `NOT_FOUND` / `CALLBACK_DELIVERY_NOT_FOUND`; `INVALID_ARGUMENT` / `INVALID_REQUEST`.
         """
 
 def add_VideoTaskServiceServicer_to_server(servicer: VideoTaskServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -116,3 +116,28 @@ async def test_other_addresses_are_refused(url: str) -> None:
         await Ledger.open(url)
     assert caught.value.setting == "KLING_FLOWS_LEDGER_URL"
     assert "sqlite:///" in caught.value.message
+
+
+async def test_a_ledger_of_an_earlier_release_keeps_its_tasks(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from alembic import command
+
+    upgrade = command.upgrade
+    with monkeypatch.context() as first_release:
+        first_release.setattr(command, "upgrade", lambda config, _: upgrade(config, "0001"))
+        module.migrate(engine := create_engine(url_of(path)), shown_url="")
+        engine.dispose()
+    document = task("old").model_dump_json(exclude_defaults=True).replace("'", "''")
+    _execute(
+        path,
+        "INSERT INTO video_tasks (id, tenant, state, revision, document, create_time) "
+        f"VALUES ('old', 'default', 'QUEUED', 1, '{document}', 0)",
+    )
+    _execute(path, f"INSERT INTO events (task_seq, revision, document) VALUES (1, 1, '{document}')")
+    async with await Ledger.open(url_of(path)) as ledger:
+        assert (await ledger.get("old")).id == "old"
+        assert [event.task.id for event in await ledger.read_history("old")] == ["old"]
+        assert await ledger.claimable_from() is not None
+    engine = create_engine(url_of(path))
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+    engine.dispose()
