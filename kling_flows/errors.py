@@ -24,6 +24,7 @@
     │   ├── VideoTaskCancelled
     │   ├── VideoTaskExpired
     │   └── VideoTaskLost         made and billed, and deleted by the provider before it could be archived
+    ├── VideoNotArchived
     ├── CallbackDeliveryNotFound
     └── UpstreamError             the provider; see kling_flows.upstream.errors
 
@@ -268,6 +269,14 @@ class VideoTaskLost(VideoTaskFailed):
     reason = "VIDEO_TASK_LOST"
     grpc_code = "DATA_LOSS"
     exit_code = 14
+
+
+class VideoNotArchived(KlingFlowsError):
+    """The video task has no such file in the archive, or not yet."""
+
+    reason = "VIDEO_NOT_ARCHIVED"
+    grpc_code = "FAILED_PRECONDITION"
+    exit_code = 7
 
 
 class CallbackDeliveryNotFound(KlingFlowsError):

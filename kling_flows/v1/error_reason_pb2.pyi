@@ -90,6 +90,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """INVALID_ARGUMENT: an address that this server does not fetch from or post to."""
     CALLBACK_DELIVERY_NOT_FOUND: _ErrorReason.ValueType  # 33
     """NOT_FOUND: there is no such callback delivery."""
+    VIDEO_NOT_ARCHIVED: _ErrorReason.ValueType  # 34
+    """FAILED_PRECONDITION: the task has no such file in the archive (yet)."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """`google.rpc.ErrorInfo.reason`, for errors of RPCs and in `VideoTask.error`. Stable; new ones are added over time."""
@@ -162,4 +164,6 @@ ADDRESS_REFUSED: ErrorReason.ValueType  # 32
 """INVALID_ARGUMENT: an address that this server does not fetch from or post to."""
 CALLBACK_DELIVERY_NOT_FOUND: ErrorReason.ValueType  # 33
 """NOT_FOUND: there is no such callback delivery."""
+VIDEO_NOT_ARCHIVED: ErrorReason.ValueType  # 34
+"""FAILED_PRECONDITION: the task has no such file in the archive (yet)."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -24,12 +24,14 @@ _sym_db = _symbol_database.Default()
 
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from kling_flows.v1 import text_to_video_pb2 as kling__flows_dot_v1_dot_text__to__video__pb2
 from kling_flows.v1 import video_task_pb2 as kling__flows_dot_v1_dot_video__task__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'kling_flows/v1/video_task_service.proto\x12\x0ekling_flows.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"kling_flows/v1/text_to_video.proto\x1a\x1fkling_flows/v1/video_task.proto\"\xa1\x01\n\x16\x43reateVideoTaskRequest\x12\x33\n\nvideo_task\x18\x01 \x01(\x0b\x32\x19.kling_flows.v1.VideoTaskB\x04\xe2\x41\x01\x02\x12\x1b\n\rvideo_task_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1b\n\rvalidate_only\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\"\\\n\x13GetVideoTaskRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x31\n\x04view\x18\x02 \x01(\x0e\x32\x1d.kling_flows.v1.VideoTaskViewB\x04\xe2\x41\x01\x01\"\x93\x01\n\x15ListVideoTasksRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x14\n\x06\x66ilter\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x31\n\x04view\x18\x04 \x01(\x0e\x32\x1d.kling_flows.v1.VideoTaskViewB\x04\xe2\x41\x01\x01\"w\n\x16ListVideoTasksResponse\x12.\n\x0bvideo_tasks\x18\x01 \x03(\x0b\x32\x19.kling_flows.v1.VideoTask\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x14\n\x0cresume_token\x18\x03 \x01(\t\"v\n\x16\x43\x61ncelVideoTaskRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06reason\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x32\n\ton_cancel\x18\x03 \x01(\x0e\x32\x19.kling_flows.v1.LateVideoB\x04\xe2\x41\x01\x01\"e\n\x17ResolveVideoTaskRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\radopt_task_id\x18\x02 \x01(\tH\x00\x12\x11\n\x07\x61\x62\x61ndon\x18\x03 \x01(\x08H\x00\x42\n\n\x08\x64\x65\x63ision\"\xea\x01\n\x16WatchVideoTasksRequest\x12\x13\n\x05names\x18\x01 \x03(\tB\x04\xe2\x41\x01\x01\x12\x14\n\x06\x66ilter\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1a\n\x0cresume_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x31\n\x04view\x18\x04 \x01(\x0e\x32\x1d.kling_flows.v1.VideoTaskViewB\x04\xe2\x41\x01\x01\x12;\n\x12heartbeat_interval\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12\x19\n\x0buntil_final\x18\x06 \x01(\x08\x42\x04\xe2\x41\x01\x01\"o\n\x17WatchVideoTasksResponse\x12.\n\x0bvideo_tasks\x18\x01 \x03(\x0b\x32\x19.kling_flows.v1.VideoTask\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\x12\x0e\n\x06synced\x18\x03 \x01(\x08\"/\n\x11ListModelsRequest\x12\x1a\n\x0cshow_retired\x18\x01 \x01(\x08\x42\x04\xe2\x41\x01\x01\"^\n\x12ListModelsResponse\x12%\n\x06models\x18\x01 \x03(\x0b\x32\x15.kling_flows.v1.Model\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\x0f\n\x07\x64ialect\x18\x03 \x01(\t\"\xa8\x03\n\x05Model\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12,\n\x06status\x18\x02 \x01(\x0e\x32\x1c.kling_flows.v1.Model.Status\x12\x11\n\tsuccessor\x18\x03 \x01(\t\x12(\n\x05modes\x18\x04 \x03(\x0b\x32\x19.kling_flows.v1.ModelMode\x12\x11\n\tdurations\x18\x05 \x03(\x05\x12\x15\n\raspect_ratios\x18\x06 \x03(\t\x12\x14\n\x0cprompt_limit\x18\x07 \x01(\x05\x12\x1d\n\x15negative_prompt_limit\x18\x08 \x01(\x05\x12\x11\n\tcfg_scale\x18\t \x01(\x08\x12\x16\n\x0e\x63\x61mera_control\x18\n \x01(\x08\x12\x12\n\nmulti_shot\x18\x0b \x01(\x08\x12\x0e\n\x06voices\x18\x0c \x01(\x08\x12\x0c\n\x04note\x18\r \x01(\t\x12\x0e\n\x06source\x18\x0e \x01(\t\x12\r\n\x05\x61s_of\x18\x0f \x01(\t\"E\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\n\n\x06\x41\x43TIVE\x10\x01\x12\n\n\x06SUNSET\x10\x02\x12\x0b\n\x07RETIRED\x10\x03\"|\n\tModelMode\x12.\n\x04mode\x18\x01 \x01(\x0e\x32 .kling_flows.v1.TextToVideo.Mode\x12\x1f\n\x17silent_units_per_second\x18\x02 \x01(\t\x12\x1e\n\x16sound_units_per_second\x18\x03 \x01(\t\"L\n\x15QuoteVideoTaskRequest\x12\x33\n\nvideo_task\x18\x01 \x01(\x0b\x32\x19.kling_flows.v1.VideoTaskB\x04\xe2\x41\x01\x02\"Y\n\x05Quote\x12\r\n\x05units\x18\x01 \x01(\t\x12\x0b\n\x03usd\x18\x02 \x01(\t\x12\x15\n\runcertainties\x18\x03 \x03(\t\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\r\n\x05\x61s_of\x18\x05 \x01(\t\"\x14\n\x12ListBudgetsRequest\">\n\x13ListBudgetsResponse\x12\'\n\x07\x62udgets\x18\x01 \x03(\x0b\x32\x16.kling_flows.v1.Budget\"\x9b\x02\n\x06\x42udget\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x63\x63ount\x18\x02 \x01(\t\x12-\n\x06period\x18\x03 \x01(\x0e\x32\x1d.kling_flows.v1.Budget.Period\x12\x13\n\x0blimit_units\x18\x04 \x01(\t\x12\x11\n\tlimit_usd\x18\x05 \x01(\t\x12\x16\n\x0ereserved_units\x18\x06 \x01(\t\x12\x14\n\x0creserved_usd\x18\x07 \x01(\t\x12\x15\n\rsettled_units\x18\x08 \x01(\t\x12\x13\n\x0bsettled_usd\x18\t \x01(\t\"?\n\x06Period\x12\x16\n\x12PERIOD_UNSPECIFIED\x10\x00\x12\t\n\x05TOTAL\x10\x01\x12\t\n\x05MONTH\x10\x02\x12\x07\n\x03\x44\x41Y\x10\x03\"\xe1\x02\n\x10\x43\x61llbackDelivery\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x12\n\nvideo_task\x18\x02 \x01(\t\x12\x39\n\x10video_task_state\x18\x03 \x01(\x0e\x32\x1f.kling_flows.v1.VideoTask.State\x12\x10\n\x08revision\x18\x04 \x01(\x03\x12\x35\n\x05state\x18\x05 \x01(\x0e\x32&.kling_flows.v1.CallbackDelivery.State\x12\x10\n\x08\x61ttempts\x18\x06 \x01(\x05\x12\x35\n\x11next_attempt_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nlast_error\x18\x08 \x01(\t\"D\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07PENDING\x10\x01\x12\r\n\tDELIVERED\x10\x02\x12\x08\n\x04\x44\x45\x41\x44\x10\x03\"\xa9\x01\n\x1dListCallbackDeliveriesRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12;\n\x05state\x18\x03 \x01(\x0e\x32&.kling_flows.v1.CallbackDelivery.StateB\x04\xe2\x41\x01\x01\x12\x18\n\nvideo_task\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\"x\n\x1eListCallbackDeliveriesResponse\x12=\n\x13\x63\x61llback_deliveries\x18\x01 \x03(\x0b\x32 .kling_flows.v1.CallbackDelivery\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"2\n\x1cRetryCallbackDeliveryRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x32\xbe\x08\n\x10VideoTaskService\x12T\n\x0f\x43reateVideoTask\x12&.kling_flows.v1.CreateVideoTaskRequest\x1a\x19.kling_flows.v1.VideoTask\x12S\n\x0cGetVideoTask\x12#.kling_flows.v1.GetVideoTaskRequest\x1a\x19.kling_flows.v1.VideoTask\"\x03\x90\x02\x01\x12\x64\n\x0eListVideoTasks\x12%.kling_flows.v1.ListVideoTasksRequest\x1a&.kling_flows.v1.ListVideoTasksResponse\"\x03\x90\x02\x01\x12Y\n\x0f\x43\x61ncelVideoTask\x12&.kling_flows.v1.CancelVideoTaskRequest\x1a\x19.kling_flows.v1.VideoTask\"\x03\x90\x02\x02\x12[\n\x10ResolveVideoTask\x12\'.kling_flows.v1.ResolveVideoTaskRequest\x1a\x19.kling_flows.v1.VideoTask\"\x03\x90\x02\x02\x12i\n\x0fWatchVideoTasks\x12&.kling_flows.v1.WatchVideoTasksRequest\x1a\'.kling_flows.v1.WatchVideoTasksResponse\"\x03\x90\x02\x01\x30\x01\x12X\n\nListModels\x12!.kling_flows.v1.ListModelsRequest\x1a\".kling_flows.v1.ListModelsResponse\"\x03\x90\x02\x01\x12S\n\x0eQuoteVideoTask\x12%.kling_flows.v1.QuoteVideoTaskRequest\x1a\x15.kling_flows.v1.Quote\"\x03\x90\x02\x01\x12[\n\x0bListBudgets\x12\".kling_flows.v1.ListBudgetsRequest\x1a#.kling_flows.v1.ListBudgetsResponse\"\x03\x90\x02\x01\x12|\n\x16ListCallbackDeliveries\x12-.kling_flows.v1.ListCallbackDeliveriesRequest\x1a..kling_flows.v1.ListCallbackDeliveriesResponse\"\x03\x90\x02\x01\x12l\n\x15RetryCallbackDelivery\x12,.kling_flows.v1.RetryCallbackDeliveryRequest\x1a .kling_flows.v1.CallbackDelivery\"\x03\x90\x02\x02\x42r\n\x10io.klingflows.v1B\x15VideoTaskServiceProtoP\x01ZEgithub.com/kling-flows/kling-flows/gen/go/kling_flows/v1;klingflowsv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'kling_flows/v1/video_task_service.proto\x12\x0ekling_flows.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\"kling_flows/v1/text_to_video.proto\x1a\x1fkling_flows/v1/video_task.proto\"\xa1\x01\n\x16\x43reateVideoTaskRequest\x12\x33\n\nvideo_task\x18\x01 \x01(\x0b\x32\x19.kling_flows.v1.VideoTaskB\x04\xe2\x41\x01\x02\x12\x1b\n\rvideo_task_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1b\n\rvalidate_only\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\"|\n\x1c\x42\x61tchCreateVideoTasksRequest\x12>\n\x08requests\x18\x01 \x03(\x0b\x32&.kling_flows.v1.CreateVideoTaskRequestB\x04\xe2\x41\x01\x02\x12\x1c\n\x0e\x61ll_or_nothing\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\"]\n\x1d\x42\x61tchCreateVideoTasksResponse\x12<\n\x07results\x18\x01 \x03(\x0b\x32+.kling_flows.v1.BatchCreateVideoTasksResult\"~\n\x1b\x42\x61tchCreateVideoTasksResult\x12/\n\nvideo_task\x18\x01 \x01(\x0b\x32\x19.kling_flows.v1.VideoTaskH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"\xc4\x01\n\x14GenerateVideoRequest\x12<\n\x06\x63reate\x18\x01 \x01(\x0b\x32&.kling_flows.v1.CreateVideoTaskRequestB\x04\xe2\x41\x01\x02\x12\x31\n\x04view\x18\x02 \x01(\x0e\x32\x1d.kling_flows.v1.VideoTaskViewB\x04\xe2\x41\x01\x01\x12;\n\x12heartbeat_interval\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\"s\n\x14\x44ownloadVideoRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x31\n\x04kind\x18\x02 \x01(\x0e\x32\x1d.kling_flows.v1.Artifact.KindB\x04\xe2\x41\x01\x01\x12\x14\n\x06offset\x18\x03 \x01(\x03\x42\x04\xe2\x41\x01\x01\"a\n\x15\x44ownloadVideoResponse\x12*\n\x08\x61rtifact\x18\x01 \x01(\x0b\x32\x18.kling_flows.v1.Artifact\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\x91\x01\n\x13GetVideoTaskRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x31\n\x04view\x18\x02 \x01(\x0e\x32\x1d.kling_flows.v1.VideoTaskViewB\x04\xe2\x41\x01\x01\x12\x33\n\tread_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x04\xe2\x41\x01\x01\"\xe0\x01\n\x15ListVideoTasksRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x14\n\x06\x66ilter\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x31\n\x04view\x18\x04 \x01(\x0e\x32\x1d.kling_flows.v1.VideoTaskViewB\x04\xe2\x41\x01\x01\x12\x16\n\x08order_by\x18\x05 \x01(\tB\x04\xe2\x41\x01\x01\x12\x33\n\tread_mask\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x04\xe2\x41\x01\x01\"w\n\x16ListVideoTasksResponse\x12.\n\x0bvideo_tasks\x18\x01 \x03(\x0b\x32\x19.kling_flows.v1.VideoTask\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x14\n\x0cresume_token\x18\x03 \x01(\t\"v\n\x16\x43\x61ncelVideoTaskRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06reason\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x32\n\ton_cancel\x18\x03 \x01(\x0e\x32\x19.kling_flows.v1.LateVideoB\x04\xe2\x41\x01\x01\"e\n\x17ResolveVideoTaskRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\radopt_task_id\x18\x02 \x01(\tH\x00\x12\x11\n\x07\x61\x62\x61ndon\x18\x03 \x01(\x08H\x00\x42\n\n\x08\x64\x65\x63ision\"\xea\x01\n\x16WatchVideoTasksRequest\x12\x13\n\x05names\x18\x01 \x03(\tB\x04\xe2\x41\x01\x01\x12\x14\n\x06\x66ilter\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1a\n\x0cresume_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x31\n\x04view\x18\x04 \x01(\x0e\x32\x1d.kling_flows.v1.VideoTaskViewB\x04\xe2\x41\x01\x01\x12;\n\x12heartbeat_interval\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12\x19\n\x0buntil_final\x18\x06 \x01(\x08\x42\x04\xe2\x41\x01\x01\"o\n\x17WatchVideoTasksResponse\x12.\n\x0bvideo_tasks\x18\x01 \x03(\x0b\x32\x19.kling_flows.v1.VideoTask\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\x12\x0e\n\x06synced\x18\x03 \x01(\x08\"/\n\x11ListModelsRequest\x12\x1a\n\x0cshow_retired\x18\x01 \x01(\x08\x42\x04\xe2\x41\x01\x01\"^\n\x12ListModelsResponse\x12%\n\x06models\x18\x01 \x03(\x0b\x32\x15.kling_flows.v1.Model\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\x0f\n\x07\x64ialect\x18\x03 \x01(\t\"\xa8\x03\n\x05Model\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12,\n\x06status\x18\x02 \x01(\x0e\x32\x1c.kling_flows.v1.Model.Status\x12\x11\n\tsuccessor\x18\x03 \x01(\t\x12(\n\x05modes\x18\x04 \x03(\x0b\x32\x19.kling_flows.v1.ModelMode\x12\x11\n\tdurations\x18\x05 \x03(\x05\x12\x15\n\raspect_ratios\x18\x06 \x03(\t\x12\x14\n\x0cprompt_limit\x18\x07 \x01(\x05\x12\x1d\n\x15negative_prompt_limit\x18\x08 \x01(\x05\x12\x11\n\tcfg_scale\x18\t \x01(\x08\x12\x16\n\x0e\x63\x61mera_control\x18\n \x01(\x08\x12\x12\n\nmulti_shot\x18\x0b \x01(\x08\x12\x0e\n\x06voices\x18\x0c \x01(\x08\x12\x0c\n\x04note\x18\r \x01(\t\x12\x0e\n\x06source\x18\x0e \x01(\t\x12\r\n\x05\x61s_of\x18\x0f \x01(\t\"E\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\n\n\x06\x41\x43TIVE\x10\x01\x12\n\n\x06SUNSET\x10\x02\x12\x0b\n\x07RETIRED\x10\x03\"|\n\tModelMode\x12.\n\x04mode\x18\x01 \x01(\x0e\x32 .kling_flows.v1.TextToVideo.Mode\x12\x1f\n\x17silent_units_per_second\x18\x02 \x01(\t\x12\x1e\n\x16sound_units_per_second\x18\x03 \x01(\t\"L\n\x15QuoteVideoTaskRequest\x12\x33\n\nvideo_task\x18\x01 \x01(\x0b\x32\x19.kling_flows.v1.VideoTaskB\x04\xe2\x41\x01\x02\"Y\n\x05Quote\x12\r\n\x05units\x18\x01 \x01(\t\x12\x0b\n\x03usd\x18\x02 \x01(\t\x12\x15\n\runcertainties\x18\x03 \x03(\t\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\r\n\x05\x61s_of\x18\x05 \x01(\t\"\x14\n\x12ListBudgetsRequest\">\n\x13ListBudgetsResponse\x12\'\n\x07\x62udgets\x18\x01 \x03(\x0b\x32\x16.kling_flows.v1.Budget\"\x9b\x02\n\x06\x42udget\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x63\x63ount\x18\x02 \x01(\t\x12-\n\x06period\x18\x03 \x01(\x0e\x32\x1d.kling_flows.v1.Budget.Period\x12\x13\n\x0blimit_units\x18\x04 \x01(\t\x12\x11\n\tlimit_usd\x18\x05 \x01(\t\x12\x16\n\x0ereserved_units\x18\x06 \x01(\t\x12\x14\n\x0creserved_usd\x18\x07 \x01(\t\x12\x15\n\rsettled_units\x18\x08 \x01(\t\x12\x13\n\x0bsettled_usd\x18\t \x01(\t\"?\n\x06Period\x12\x16\n\x12PERIOD_UNSPECIFIED\x10\x00\x12\t\n\x05TOTAL\x10\x01\x12\t\n\x05MONTH\x10\x02\x12\x07\n\x03\x44\x41Y\x10\x03\"\xe1\x02\n\x10\x43\x61llbackDelivery\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x12\n\nvideo_task\x18\x02 \x01(\t\x12\x39\n\x10video_task_state\x18\x03 \x01(\x0e\x32\x1f.kling_flows.v1.VideoTask.State\x12\x10\n\x08revision\x18\x04 \x01(\x03\x12\x35\n\x05state\x18\x05 \x01(\x0e\x32&.kling_flows.v1.CallbackDelivery.State\x12\x10\n\x08\x61ttempts\x18\x06 \x01(\x05\x12\x35\n\x11next_attempt_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nlast_error\x18\x08 \x01(\t\"D\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07PENDING\x10\x01\x12\r\n\tDELIVERED\x10\x02\x12\x08\n\x04\x44\x45\x41\x44\x10\x03\"\xa9\x01\n\x1dListCallbackDeliveriesRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12;\n\x05state\x18\x03 \x01(\x0e\x32&.kling_flows.v1.CallbackDelivery.StateB\x04\xe2\x41\x01\x01\x12\x18\n\nvideo_task\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\"x\n\x1eListCallbackDeliveriesResponse\x12=\n\x13\x63\x61llback_deliveries\x18\x01 \x03(\x0b\x32 .kling_flows.v1.CallbackDelivery\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"2\n\x1cRetryCallbackDeliveryRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x32\xfb\n\n\x10VideoTaskService\x12T\n\x0f\x43reateVideoTask\x12&.kling_flows.v1.CreateVideoTaskRequest\x1a\x19.kling_flows.v1.VideoTask\x12t\n\x15\x42\x61tchCreateVideoTasks\x12,.kling_flows.v1.BatchCreateVideoTasksRequest\x1a-.kling_flows.v1.BatchCreateVideoTasksResponse\x12`\n\rGenerateVideo\x12$.kling_flows.v1.GenerateVideoRequest\x1a\'.kling_flows.v1.WatchVideoTasksResponse0\x01\x12\x63\n\rDownloadVideo\x12$.kling_flows.v1.DownloadVideoRequest\x1a%.kling_flows.v1.DownloadVideoResponse\"\x03\x90\x02\x01\x30\x01\x12S\n\x0cGetVideoTask\x12#.kling_flows.v1.GetVideoTaskRequest\x1a\x19.kling_flows.v1.VideoTask\"\x03\x90\x02\x01\x12\x64\n\x0eListVideoTasks\x12%.kling_flows.v1.ListVideoTasksRequest\x1a&.kling_flows.v1.ListVideoTasksResponse\"\x03\x90\x02\x01\x12Y\n\x0f\x43\x61ncelVideoTask\x12&.kling_flows.v1.CancelVideoTaskRequest\x1a\x19.kling_flows.v1.VideoTask\"\x03\x90\x02\x02\x12[\n\x10ResolveVideoTask\x12\'.kling_flows.v1.ResolveVideoTaskRequest\x1a\x19.kling_flows.v1.VideoTask\"\x03\x90\x02\x02\x12i\n\x0fWatchVideoTasks\x12&.kling_flows.v1.WatchVideoTasksRequest\x1a\'.kling_flows.v1.WatchVideoTasksResponse\"\x03\x90\x02\x01\x30\x01\x12X\n\nListModels\x12!.kling_flows.v1.ListModelsRequest\x1a\".kling_flows.v1.ListModelsResponse\"\x03\x90\x02\x01\x12S\n\x0eQuoteVideoTask\x12%.kling_flows.v1.QuoteVideoTaskRequest\x1a\x15.kling_flows.v1.Quote\"\x03\x90\x02\x01\x12[\n\x0bListBudgets\x12\".kling_flows.v1.ListBudgetsRequest\x1a#.kling_flows.v1.ListBudgetsResponse\"\x03\x90\x02\x01\x12|\n\x16ListCallbackDeliveries\x12-.kling_flows.v1.ListCallbackDeliveriesRequest\x1a..kling_flows.v1.ListCallbackDeliveriesResponse\"\x03\x90\x02\x01\x12l\n\x15RetryCallbackDelivery\x12,.kling_flows.v1.RetryCallbackDeliveryRequest\x1a .kling_flows.v1.CallbackDelivery\"\x03\x90\x02\x02\x42r\n\x10io.klingflows.v1B\x15VideoTaskServiceProtoP\x01ZEgithub.com/kling-flows/kling-flows/gen/go/kling_flows/v1;klingflowsv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,10 +47,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEVIDEOTASKREQUEST'].fields_by_name['request_id']._serialized_options = b'\342A\001\001'
   _globals['_CREATEVIDEOTASKREQUEST'].fields_by_name['validate_only']._loaded_options = None
   _globals['_CREATEVIDEOTASKREQUEST'].fields_by_name['validate_only']._serialized_options = b'\342A\001\001'
+  _globals['_BATCHCREATEVIDEOTASKSREQUEST'].fields_by_name['requests']._loaded_options = None
+  _globals['_BATCHCREATEVIDEOTASKSREQUEST'].fields_by_name['requests']._serialized_options = b'\342A\001\002'
+  _globals['_BATCHCREATEVIDEOTASKSREQUEST'].fields_by_name['all_or_nothing']._loaded_options = None
+  _globals['_BATCHCREATEVIDEOTASKSREQUEST'].fields_by_name['all_or_nothing']._serialized_options = b'\342A\001\001'
+  _globals['_GENERATEVIDEOREQUEST'].fields_by_name['create']._loaded_options = None
+  _globals['_GENERATEVIDEOREQUEST'].fields_by_name['create']._serialized_options = b'\342A\001\002'
+  _globals['_GENERATEVIDEOREQUEST'].fields_by_name['view']._loaded_options = None
+  _globals['_GENERATEVIDEOREQUEST'].fields_by_name['view']._serialized_options = b'\342A\001\001'
+  _globals['_GENERATEVIDEOREQUEST'].fields_by_name['heartbeat_interval']._loaded_options = None
+  _globals['_GENERATEVIDEOREQUEST'].fields_by_name['heartbeat_interval']._serialized_options = b'\342A\001\001'
+  _globals['_DOWNLOADVIDEOREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_DOWNLOADVIDEOREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
+  _globals['_DOWNLOADVIDEOREQUEST'].fields_by_name['kind']._loaded_options = None
+  _globals['_DOWNLOADVIDEOREQUEST'].fields_by_name['kind']._serialized_options = b'\342A\001\001'
+  _globals['_DOWNLOADVIDEOREQUEST'].fields_by_name['offset']._loaded_options = None
+  _globals['_DOWNLOADVIDEOREQUEST'].fields_by_name['offset']._serialized_options = b'\342A\001\001'
   _globals['_GETVIDEOTASKREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_GETVIDEOTASKREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
   _globals['_GETVIDEOTASKREQUEST'].fields_by_name['view']._loaded_options = None
   _globals['_GETVIDEOTASKREQUEST'].fields_by_name['view']._serialized_options = b'\342A\001\001'
+  _globals['_GETVIDEOTASKREQUEST'].fields_by_name['read_mask']._loaded_options = None
+  _globals['_GETVIDEOTASKREQUEST'].fields_by_name['read_mask']._serialized_options = b'\342A\001\001'
   _globals['_LISTVIDEOTASKSREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_LISTVIDEOTASKSREQUEST'].fields_by_name['page_size']._serialized_options = b'\342A\001\001'
   _globals['_LISTVIDEOTASKSREQUEST'].fields_by_name['page_token']._loaded_options = None
@@ -57,6 +77,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTVIDEOTASKSREQUEST'].fields_by_name['filter']._serialized_options = b'\342A\001\001'
   _globals['_LISTVIDEOTASKSREQUEST'].fields_by_name['view']._loaded_options = None
   _globals['_LISTVIDEOTASKSREQUEST'].fields_by_name['view']._serialized_options = b'\342A\001\001'
+  _globals['_LISTVIDEOTASKSREQUEST'].fields_by_name['order_by']._loaded_options = None
+  _globals['_LISTVIDEOTASKSREQUEST'].fields_by_name['order_by']._serialized_options = b'\342A\001\001'
+  _globals['_LISTVIDEOTASKSREQUEST'].fields_by_name['read_mask']._loaded_options = None
+  _globals['_LISTVIDEOTASKSREQUEST'].fields_by_name['read_mask']._serialized_options = b'\342A\001\001'
   _globals['_CANCELVIDEOTASKREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_CANCELVIDEOTASKREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
   _globals['_CANCELVIDEOTASKREQUEST'].fields_by_name['reason']._loaded_options = None
@@ -93,6 +117,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTCALLBACKDELIVERIESREQUEST'].fields_by_name['video_task']._serialized_options = b'\342A\001\001'
   _globals['_RETRYCALLBACKDELIVERYREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_RETRYCALLBACKDELIVERYREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
+  _globals['_VIDEOTASKSERVICE'].methods_by_name['DownloadVideo']._loaded_options = None
+  _globals['_VIDEOTASKSERVICE'].methods_by_name['DownloadVideo']._serialized_options = b'\220\002\001'
   _globals['_VIDEOTASKSERVICE'].methods_by_name['GetVideoTask']._loaded_options = None
   _globals['_VIDEOTASKSERVICE'].methods_by_name['GetVideoTask']._serialized_options = b'\220\002\001'
   _globals['_VIDEOTASKSERVICE'].methods_by_name['ListVideoTasks']._loaded_options = None
@@ -113,54 +139,66 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VIDEOTASKSERVICE'].methods_by_name['ListCallbackDeliveries']._serialized_options = b'\220\002\001'
   _globals['_VIDEOTASKSERVICE'].methods_by_name['RetryCallbackDelivery']._loaded_options = None
   _globals['_VIDEOTASKSERVICE'].methods_by_name['RetryCallbackDelivery']._serialized_options = b'\220\002\002'
-  _globals['_CREATEVIDEOTASKREQUEST']._serialized_start=227
-  _globals['_CREATEVIDEOTASKREQUEST']._serialized_end=388
-  _globals['_GETVIDEOTASKREQUEST']._serialized_start=390
-  _globals['_GETVIDEOTASKREQUEST']._serialized_end=482
-  _globals['_LISTVIDEOTASKSREQUEST']._serialized_start=485
-  _globals['_LISTVIDEOTASKSREQUEST']._serialized_end=632
-  _globals['_LISTVIDEOTASKSRESPONSE']._serialized_start=634
-  _globals['_LISTVIDEOTASKSRESPONSE']._serialized_end=753
-  _globals['_CANCELVIDEOTASKREQUEST']._serialized_start=755
-  _globals['_CANCELVIDEOTASKREQUEST']._serialized_end=873
-  _globals['_RESOLVEVIDEOTASKREQUEST']._serialized_start=875
-  _globals['_RESOLVEVIDEOTASKREQUEST']._serialized_end=976
-  _globals['_WATCHVIDEOTASKSREQUEST']._serialized_start=979
-  _globals['_WATCHVIDEOTASKSREQUEST']._serialized_end=1213
-  _globals['_WATCHVIDEOTASKSRESPONSE']._serialized_start=1215
-  _globals['_WATCHVIDEOTASKSRESPONSE']._serialized_end=1326
-  _globals['_LISTMODELSREQUEST']._serialized_start=1328
-  _globals['_LISTMODELSREQUEST']._serialized_end=1375
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1377
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1471
-  _globals['_MODEL']._serialized_start=1474
-  _globals['_MODEL']._serialized_end=1898
-  _globals['_MODEL_STATUS']._serialized_start=1829
-  _globals['_MODEL_STATUS']._serialized_end=1898
-  _globals['_MODELMODE']._serialized_start=1900
-  _globals['_MODELMODE']._serialized_end=2024
-  _globals['_QUOTEVIDEOTASKREQUEST']._serialized_start=2026
-  _globals['_QUOTEVIDEOTASKREQUEST']._serialized_end=2102
-  _globals['_QUOTE']._serialized_start=2104
-  _globals['_QUOTE']._serialized_end=2193
-  _globals['_LISTBUDGETSREQUEST']._serialized_start=2195
-  _globals['_LISTBUDGETSREQUEST']._serialized_end=2215
-  _globals['_LISTBUDGETSRESPONSE']._serialized_start=2217
-  _globals['_LISTBUDGETSRESPONSE']._serialized_end=2279
-  _globals['_BUDGET']._serialized_start=2282
-  _globals['_BUDGET']._serialized_end=2565
-  _globals['_BUDGET_PERIOD']._serialized_start=2502
-  _globals['_BUDGET_PERIOD']._serialized_end=2565
-  _globals['_CALLBACKDELIVERY']._serialized_start=2568
-  _globals['_CALLBACKDELIVERY']._serialized_end=2921
-  _globals['_CALLBACKDELIVERY_STATE']._serialized_start=2853
-  _globals['_CALLBACKDELIVERY_STATE']._serialized_end=2921
-  _globals['_LISTCALLBACKDELIVERIESREQUEST']._serialized_start=2924
-  _globals['_LISTCALLBACKDELIVERIESREQUEST']._serialized_end=3093
-  _globals['_LISTCALLBACKDELIVERIESRESPONSE']._serialized_start=3095
-  _globals['_LISTCALLBACKDELIVERIESRESPONSE']._serialized_end=3215
-  _globals['_RETRYCALLBACKDELIVERYREQUEST']._serialized_start=3217
-  _globals['_RETRYCALLBACKDELIVERYREQUEST']._serialized_end=3267
-  _globals['_VIDEOTASKSERVICE']._serialized_start=3270
-  _globals['_VIDEOTASKSERVICE']._serialized_end=4356
+  _globals['_CREATEVIDEOTASKREQUEST']._serialized_start=286
+  _globals['_CREATEVIDEOTASKREQUEST']._serialized_end=447
+  _globals['_BATCHCREATEVIDEOTASKSREQUEST']._serialized_start=449
+  _globals['_BATCHCREATEVIDEOTASKSREQUEST']._serialized_end=573
+  _globals['_BATCHCREATEVIDEOTASKSRESPONSE']._serialized_start=575
+  _globals['_BATCHCREATEVIDEOTASKSRESPONSE']._serialized_end=668
+  _globals['_BATCHCREATEVIDEOTASKSRESULT']._serialized_start=670
+  _globals['_BATCHCREATEVIDEOTASKSRESULT']._serialized_end=796
+  _globals['_GENERATEVIDEOREQUEST']._serialized_start=799
+  _globals['_GENERATEVIDEOREQUEST']._serialized_end=995
+  _globals['_DOWNLOADVIDEOREQUEST']._serialized_start=997
+  _globals['_DOWNLOADVIDEOREQUEST']._serialized_end=1112
+  _globals['_DOWNLOADVIDEORESPONSE']._serialized_start=1114
+  _globals['_DOWNLOADVIDEORESPONSE']._serialized_end=1211
+  _globals['_GETVIDEOTASKREQUEST']._serialized_start=1214
+  _globals['_GETVIDEOTASKREQUEST']._serialized_end=1359
+  _globals['_LISTVIDEOTASKSREQUEST']._serialized_start=1362
+  _globals['_LISTVIDEOTASKSREQUEST']._serialized_end=1586
+  _globals['_LISTVIDEOTASKSRESPONSE']._serialized_start=1588
+  _globals['_LISTVIDEOTASKSRESPONSE']._serialized_end=1707
+  _globals['_CANCELVIDEOTASKREQUEST']._serialized_start=1709
+  _globals['_CANCELVIDEOTASKREQUEST']._serialized_end=1827
+  _globals['_RESOLVEVIDEOTASKREQUEST']._serialized_start=1829
+  _globals['_RESOLVEVIDEOTASKREQUEST']._serialized_end=1930
+  _globals['_WATCHVIDEOTASKSREQUEST']._serialized_start=1933
+  _globals['_WATCHVIDEOTASKSREQUEST']._serialized_end=2167
+  _globals['_WATCHVIDEOTASKSRESPONSE']._serialized_start=2169
+  _globals['_WATCHVIDEOTASKSRESPONSE']._serialized_end=2280
+  _globals['_LISTMODELSREQUEST']._serialized_start=2282
+  _globals['_LISTMODELSREQUEST']._serialized_end=2329
+  _globals['_LISTMODELSRESPONSE']._serialized_start=2331
+  _globals['_LISTMODELSRESPONSE']._serialized_end=2425
+  _globals['_MODEL']._serialized_start=2428
+  _globals['_MODEL']._serialized_end=2852
+  _globals['_MODEL_STATUS']._serialized_start=2783
+  _globals['_MODEL_STATUS']._serialized_end=2852
+  _globals['_MODELMODE']._serialized_start=2854
+  _globals['_MODELMODE']._serialized_end=2978
+  _globals['_QUOTEVIDEOTASKREQUEST']._serialized_start=2980
+  _globals['_QUOTEVIDEOTASKREQUEST']._serialized_end=3056
+  _globals['_QUOTE']._serialized_start=3058
+  _globals['_QUOTE']._serialized_end=3147
+  _globals['_LISTBUDGETSREQUEST']._serialized_start=3149
+  _globals['_LISTBUDGETSREQUEST']._serialized_end=3169
+  _globals['_LISTBUDGETSRESPONSE']._serialized_start=3171
+  _globals['_LISTBUDGETSRESPONSE']._serialized_end=3233
+  _globals['_BUDGET']._serialized_start=3236
+  _globals['_BUDGET']._serialized_end=3519
+  _globals['_BUDGET_PERIOD']._serialized_start=3456
+  _globals['_BUDGET_PERIOD']._serialized_end=3519
+  _globals['_CALLBACKDELIVERY']._serialized_start=3522
+  _globals['_CALLBACKDELIVERY']._serialized_end=3875
+  _globals['_CALLBACKDELIVERY_STATE']._serialized_start=3807
+  _globals['_CALLBACKDELIVERY_STATE']._serialized_end=3875
+  _globals['_LISTCALLBACKDELIVERIESREQUEST']._serialized_start=3878
+  _globals['_LISTCALLBACKDELIVERIESREQUEST']._serialized_end=4047
+  _globals['_LISTCALLBACKDELIVERIESRESPONSE']._serialized_start=4049
+  _globals['_LISTCALLBACKDELIVERIESRESPONSE']._serialized_end=4169
+  _globals['_RETRYCALLBACKDELIVERYREQUEST']._serialized_start=4171
+  _globals['_RETRYCALLBACKDELIVERYREQUEST']._serialized_end=4221
+  _globals['_VIDEOTASKSERVICE']._serialized_start=4224
+  _globals['_VIDEOTASKSERVICE']._serialized_end=5627
 # @@protoc_insertion_point(module_scope)

@@ -6,10 +6,12 @@ isort:skip_file
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.rpc import status_pb2 as _status_pb2
 from kling_flows.v1 import text_to_video_pb2 as _text_to_video_pb2
 from kling_flows.v1 import video_task_pb2 as _video_task_pb2
 import builtins as _builtins
@@ -62,6 +64,186 @@ class CreateVideoTaskRequest(_message.Message):
 Global___CreateVideoTaskRequest: _TypeAlias = CreateVideoTaskRequest  # noqa: Y015
 
 @_typing.final
+class BatchCreateVideoTasksRequest(_message.Message):
+    """Request of BatchCreateVideoTasks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    ALL_OR_NOTHING_FIELD_NUMBER: _builtins.int
+    all_or_nothing: _builtins.bool
+    """Create all or none."""
+    @_builtins.property
+    def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___CreateVideoTaskRequest]:
+        """1 to 1,000; `validate_only` must be the same in all."""
+
+    def __init__(
+        self,
+        *,
+        requests: _abc.Iterable[Global___CreateVideoTaskRequest] | None = ...,
+        all_or_nothing: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_or_nothing", b"all_or_nothing", "requests", b"requests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchCreateVideoTasksRequest: _TypeAlias = BatchCreateVideoTasksRequest  # noqa: Y015
+
+@_typing.final
+class BatchCreateVideoTasksResponse(_message.Message):
+    """Response of BatchCreateVideoTasks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchCreateVideoTasksResult]:
+        """One for each request, in their order."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___BatchCreateVideoTasksResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchCreateVideoTasksResponse: _TypeAlias = BatchCreateVideoTasksResponse  # noqa: Y015
+
+@_typing.final
+class BatchCreateVideoTasksResult(_message.Message):
+    """What became of one request of a batch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VIDEO_TASK_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def video_task(self) -> _video_task_pb2.VideoTask:
+        """The task that was created, or had been by the same `request_id`."""
+
+    @_builtins.property
+    def error(self) -> _status_pb2.Status:
+        """Why there is none, as CreateVideoTask would have said it."""
+
+    def __init__(
+        self,
+        *,
+        video_task: _video_task_pb2.VideoTask | None = ...,
+        error: _status_pb2.Status | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "outcome", b"outcome", "video_task", b"video_task"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "outcome", b"outcome", "video_task", b"video_task"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["video_task", "error"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+Global___BatchCreateVideoTasksResult: _TypeAlias = BatchCreateVideoTasksResult  # noqa: Y015
+
+@_typing.final
+class GenerateVideoRequest(_message.Message):
+    """Request of GenerateVideo."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CREATE_FIELD_NUMBER: _builtins.int
+    VIEW_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_INTERVAL_FIELD_NUMBER: _builtins.int
+    view: _video_task_pb2.VideoTaskView.ValueType
+    """How much of the task to send."""
+    @_builtins.property
+    def create(self) -> Global___CreateVideoTaskRequest:
+        """What to create; `validate_only` must not be set."""
+
+    @_builtins.property
+    def heartbeat_interval(self) -> _duration_pb2.Duration:
+        """As in WatchVideoTasks."""
+
+    def __init__(
+        self,
+        *,
+        create: Global___CreateVideoTaskRequest | None = ...,
+        view: _video_task_pb2.VideoTaskView.ValueType = ...,
+        heartbeat_interval: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create", b"create", "heartbeat_interval", b"heartbeat_interval"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create", b"create", "heartbeat_interval", b"heartbeat_interval", "view", b"view"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GenerateVideoRequest: _TypeAlias = GenerateVideoRequest  # noqa: Y015
+
+@_typing.final
+class DownloadVideoRequest(_message.Message):
+    """Request of DownloadVideo."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`videoTasks/{video_task}`."""
+    kind: _video_task_pb2.Artifact.Kind.ValueType
+    """Which file; VIDEO if not set."""
+    offset: _builtins.int
+    """Where to begin, in bytes; 0 to the length of the file."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        kind: _video_task_pb2.Artifact.Kind.ValueType = ...,
+        offset: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "name", b"name", "offset", b"offset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DownloadVideoRequest: _TypeAlias = DownloadVideoRequest  # noqa: Y015
+
+@_typing.final
+class DownloadVideoResponse(_message.Message):
+    """A piece of a file."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ARTIFACT_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    offset: _builtins.int
+    """Where the piece begins, in bytes."""
+    data: _builtins.bytes
+    """The piece; empty only if the file ends at `offset`."""
+    @_builtins.property
+    def artifact(self) -> _video_task_pb2.Artifact:
+        """The file's facts, its sha256 among them; in the first message only."""
+
+    def __init__(
+        self,
+        *,
+        artifact: _video_task_pb2.Artifact | None = ...,
+        offset: _builtins.int = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact", "data", b"data", "offset", b"offset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DownloadVideoResponse: _TypeAlias = DownloadVideoResponse  # noqa: Y015
+
+@_typing.final
 class GetVideoTaskRequest(_message.Message):
     """Request of GetVideoTask."""
 
@@ -69,19 +251,25 @@ class GetVideoTaskRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     VIEW_FIELD_NUMBER: _builtins.int
+    READ_MASK_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`videoTasks/{video_task}`."""
     view: _video_task_pb2.VideoTaskView.ValueType
     """How much to return."""
+    @_builtins.property
+    def read_mask(self) -> _field_mask_pb2.FieldMask:
+        """Only these fields of the task, for example `name,state,artifacts`; empty: what `view` says."""
+
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         view: _video_task_pb2.VideoTaskView.ValueType = ...,
+        read_mask: _field_mask_pb2.FieldMask | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["read_mask", b"read_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "view", b"view"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "read_mask", b"read_mask", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -97,14 +285,24 @@ class ListVideoTasksRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
     VIEW_FIELD_NUMBER: _builtins.int
+    ORDER_BY_FIELD_NUMBER: _builtins.int
+    READ_MASK_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """At most so many; 0 means 50, more than 1,000 means 1,000."""
     page_token: _builtins.str
     """`next_page_token` of the page before; all other fields must be as they were."""
     filter: _builtins.str
-    """Conditions joined by AND: `state = SUCCEEDED`, `labels.team = "ads"`."""
+    """Conditions joined by AND: `state = SUCCEEDED`, `labels.team = "ads"`, `model_name = "kling-v3"`, and the times
+    `create_time` and `end_time` with `<`, `<=`, `>`, `>=`, for example `create_time >= "2026-11-01T00:00:00Z"`.
+    """
     view: _video_task_pb2.VideoTaskView.ValueType
     """How much of each to return."""
+    order_by: _builtins.str
+    """`create_time desc` (the default) or `create_time`."""
+    @_builtins.property
+    def read_mask(self) -> _field_mask_pb2.FieldMask:
+        """Only these fields of each task, for example `name,state,artifacts`; empty: what `view` says."""
+
     def __init__(
         self,
         *,
@@ -112,10 +310,12 @@ class ListVideoTasksRequest(_message.Message):
         page_token: _builtins.str = ...,
         filter: _builtins.str = ...,
         view: _video_task_pb2.VideoTaskView.ValueType = ...,
+        order_by: _builtins.str = ...,
+        read_mask: _field_mask_pb2.FieldMask | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["read_mask", b"read_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "page_size", b"page_size", "page_token", b"page_token", "view", b"view"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "read_mask", b"read_mask", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

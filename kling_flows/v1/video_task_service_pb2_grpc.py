@@ -44,6 +44,21 @@ class VideoTaskServiceStub(object):
                 request_serializer=kling__flows_dot_v1_dot_video__task__service__pb2.CreateVideoTaskRequest.SerializeToString,
                 response_deserializer=kling__flows_dot_v1_dot_video__task__pb2.VideoTask.FromString,
                 _registered_method=True)
+        self.BatchCreateVideoTasks = channel.unary_unary(
+                '/kling_flows.v1.VideoTaskService/BatchCreateVideoTasks',
+                request_serializer=kling__flows_dot_v1_dot_video__task__service__pb2.BatchCreateVideoTasksRequest.SerializeToString,
+                response_deserializer=kling__flows_dot_v1_dot_video__task__service__pb2.BatchCreateVideoTasksResponse.FromString,
+                _registered_method=True)
+        self.GenerateVideo = channel.unary_stream(
+                '/kling_flows.v1.VideoTaskService/GenerateVideo',
+                request_serializer=kling__flows_dot_v1_dot_video__task__service__pb2.GenerateVideoRequest.SerializeToString,
+                response_deserializer=kling__flows_dot_v1_dot_video__task__service__pb2.WatchVideoTasksResponse.FromString,
+                _registered_method=True)
+        self.DownloadVideo = channel.unary_stream(
+                '/kling_flows.v1.VideoTaskService/DownloadVideo',
+                request_serializer=kling__flows_dot_v1_dot_video__task__service__pb2.DownloadVideoRequest.SerializeToString,
+                response_deserializer=kling__flows_dot_v1_dot_video__task__service__pb2.DownloadVideoResponse.FromString,
+                _registered_method=True)
         self.GetVideoTask = channel.unary_unary(
                 '/kling_flows.v1.VideoTaskService/GetVideoTask',
                 request_serializer=kling__flows_dot_v1_dot_video__task__service__pb2.GetVideoTaskRequest.SerializeToString,
@@ -115,6 +130,44 @@ class VideoTaskServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchCreateVideoTasks(self, request, context):
+        """Makes up to 1,000 video tasks durable in one call, in one transaction.
+
+        Without `all_or_nothing` each request stands alone, and `results` says of each what CreateVideoTask would have
+        answered. With it, either all are created, or none and the error names the fields as `requests[3].…`.
+
+        Errors: `INVALID_ARGUMENT` / `INVALID_REQUEST` if there are none or too many; with `all_or_nothing` every error of
+        CreateVideoTask; `UNAVAILABLE` / `SERVER_UNAVAILABLE` or `LEDGER_UNAVAILABLE`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GenerateVideo(self, request, context):
+        """Creates a video task and watches it to its end in one stream: the task as it was created, then every event; the
+        stream ends with OK after the final one.
+
+        With a `request_id` a repetition after a disconnect goes on with the same task: the stream then begins with the task
+        as it is. It is also safe to go on with WatchVideoTasks and the last `resume_token`.
+
+        Errors: those of CreateVideoTask and of WatchVideoTasks.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DownloadVideo(self, request, context):
+        """Streams an archived file, so that a caller needs no credentials of the storage. The first message has the facts,
+        every message a piece of at most 256 KiB. After a disconnect call again with the `offset` that was reached.
+
+        Errors: `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND`; `FAILED_PRECONDITION` / `VIDEO_NOT_ARCHIVED` while there is no such
+        file; `OUT_OF_RANGE` / `INVALID_REQUEST` for an offset behind the end; `UNAVAILABLE` / `ARCHIVE_FAILED` if the
+        storage cannot be read.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetVideoTask(self, request, context):
         """Returns one video task.
 
@@ -125,7 +178,7 @@ class VideoTaskServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListVideoTasks(self, request, context):
-        """Returns a page of video tasks, the newest first.
+        """Returns a page of video tasks, the newest first unless `order_by` says otherwise.
 
         Errors: `INVALID_ARGUMENT` / `INVALID_REQUEST` or `TOKEN_INVALID`.
         """
@@ -224,6 +277,21 @@ def add_VideoTaskServiceServicer_to_server(servicer, server):
                     request_deserializer=kling__flows_dot_v1_dot_video__task__service__pb2.CreateVideoTaskRequest.FromString,
                     response_serializer=kling__flows_dot_v1_dot_video__task__pb2.VideoTask.SerializeToString,
             ),
+            'BatchCreateVideoTasks': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchCreateVideoTasks,
+                    request_deserializer=kling__flows_dot_v1_dot_video__task__service__pb2.BatchCreateVideoTasksRequest.FromString,
+                    response_serializer=kling__flows_dot_v1_dot_video__task__service__pb2.BatchCreateVideoTasksResponse.SerializeToString,
+            ),
+            'GenerateVideo': grpc.unary_stream_rpc_method_handler(
+                    servicer.GenerateVideo,
+                    request_deserializer=kling__flows_dot_v1_dot_video__task__service__pb2.GenerateVideoRequest.FromString,
+                    response_serializer=kling__flows_dot_v1_dot_video__task__service__pb2.WatchVideoTasksResponse.SerializeToString,
+            ),
+            'DownloadVideo': grpc.unary_stream_rpc_method_handler(
+                    servicer.DownloadVideo,
+                    request_deserializer=kling__flows_dot_v1_dot_video__task__service__pb2.DownloadVideoRequest.FromString,
+                    response_serializer=kling__flows_dot_v1_dot_video__task__service__pb2.DownloadVideoResponse.SerializeToString,
+            ),
             'GetVideoTask': grpc.unary_unary_rpc_method_handler(
                     servicer.GetVideoTask,
                     request_deserializer=kling__flows_dot_v1_dot_video__task__service__pb2.GetVideoTaskRequest.FromString,
@@ -306,6 +374,87 @@ class VideoTaskService(object):
             '/kling_flows.v1.VideoTaskService/CreateVideoTask',
             kling__flows_dot_v1_dot_video__task__service__pb2.CreateVideoTaskRequest.SerializeToString,
             kling__flows_dot_v1_dot_video__task__pb2.VideoTask.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchCreateVideoTasks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kling_flows.v1.VideoTaskService/BatchCreateVideoTasks',
+            kling__flows_dot_v1_dot_video__task__service__pb2.BatchCreateVideoTasksRequest.SerializeToString,
+            kling__flows_dot_v1_dot_video__task__service__pb2.BatchCreateVideoTasksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GenerateVideo(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/kling_flows.v1.VideoTaskService/GenerateVideo',
+            kling__flows_dot_v1_dot_video__task__service__pb2.GenerateVideoRequest.SerializeToString,
+            kling__flows_dot_v1_dot_video__task__service__pb2.WatchVideoTasksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DownloadVideo(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/kling_flows.v1.VideoTaskService/DownloadVideo',
+            kling__flows_dot_v1_dot_video__task__service__pb2.DownloadVideoRequest.SerializeToString,
+            kling__flows_dot_v1_dot_video__task__service__pb2.DownloadVideoResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -46,13 +46,39 @@ class VideoTaskServiceStub:
     `BUDGET_EXCEEDED` with `google.rpc.QuotaFailure` (not one to repeat);
     `UNAVAILABLE` / `SERVER_UNAVAILABLE` while the server drains, `LEDGER_UNAVAILABLE`.
     """
+    BatchCreateVideoTasks: _grpc.UnaryUnaryMultiCallable[_video_task_service_pb2.BatchCreateVideoTasksRequest, _video_task_service_pb2.BatchCreateVideoTasksResponse]
+    """Makes up to 1,000 video tasks durable in one call, in one transaction.
+
+    Without `all_or_nothing` each request stands alone, and `results` says of each what CreateVideoTask would have
+    answered. With it, either all are created, or none and the error names the fields as `requests[3].…`.
+
+    Errors: `INVALID_ARGUMENT` / `INVALID_REQUEST` if there are none or too many; with `all_or_nothing` every error of
+    CreateVideoTask; `UNAVAILABLE` / `SERVER_UNAVAILABLE` or `LEDGER_UNAVAILABLE`.
+    """
+    GenerateVideo: _grpc.UnaryStreamMultiCallable[_video_task_service_pb2.GenerateVideoRequest, _video_task_service_pb2.WatchVideoTasksResponse]
+    """Creates a video task and watches it to its end in one stream: the task as it was created, then every event; the
+    stream ends with OK after the final one.
+
+    With a `request_id` a repetition after a disconnect goes on with the same task: the stream then begins with the task
+    as it is. It is also safe to go on with WatchVideoTasks and the last `resume_token`.
+
+    Errors: those of CreateVideoTask and of WatchVideoTasks.
+    """
+    DownloadVideo: _grpc.UnaryStreamMultiCallable[_video_task_service_pb2.DownloadVideoRequest, _video_task_service_pb2.DownloadVideoResponse]
+    """Streams an archived file, so that a caller needs no credentials of the storage. The first message has the facts,
+    every message a piece of at most 256 KiB. After a disconnect call again with the `offset` that was reached.
+
+    Errors: `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND`; `FAILED_PRECONDITION` / `VIDEO_NOT_ARCHIVED` while there is no such
+    file; `OUT_OF_RANGE` / `INVALID_REQUEST` for an offset behind the end; `UNAVAILABLE` / `ARCHIVE_FAILED` if the
+    storage cannot be read.
+    """
     GetVideoTask: _grpc.UnaryUnaryMultiCallable[_video_task_service_pb2.GetVideoTaskRequest, _video_task_pb2.VideoTask]
     """Returns one video task.
 
     Errors: `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND`; `INVALID_ARGUMENT` / `INVALID_REQUEST`.
     """
     ListVideoTasks: _grpc.UnaryUnaryMultiCallable[_video_task_service_pb2.ListVideoTasksRequest, _video_task_service_pb2.ListVideoTasksResponse]
-    """Returns a page of video tasks, the newest first.
+    """Returns a page of video tasks, the newest first unless `order_by` says otherwise.
 
     Errors: `INVALID_ARGUMENT` / `INVALID_REQUEST` or `TOKEN_INVALID`.
     """
@@ -125,13 +151,39 @@ class VideoTaskServiceAsyncStub(VideoTaskServiceStub):
     `BUDGET_EXCEEDED` with `google.rpc.QuotaFailure` (not one to repeat);
     `UNAVAILABLE` / `SERVER_UNAVAILABLE` while the server drains, `LEDGER_UNAVAILABLE`.
     """
+    BatchCreateVideoTasks: _aio.UnaryUnaryMultiCallable[_video_task_service_pb2.BatchCreateVideoTasksRequest, _video_task_service_pb2.BatchCreateVideoTasksResponse]  # type: ignore[assignment]
+    """Makes up to 1,000 video tasks durable in one call, in one transaction.
+
+    Without `all_or_nothing` each request stands alone, and `results` says of each what CreateVideoTask would have
+    answered. With it, either all are created, or none and the error names the fields as `requests[3].…`.
+
+    Errors: `INVALID_ARGUMENT` / `INVALID_REQUEST` if there are none or too many; with `all_or_nothing` every error of
+    CreateVideoTask; `UNAVAILABLE` / `SERVER_UNAVAILABLE` or `LEDGER_UNAVAILABLE`.
+    """
+    GenerateVideo: _aio.UnaryStreamMultiCallable[_video_task_service_pb2.GenerateVideoRequest, _video_task_service_pb2.WatchVideoTasksResponse]  # type: ignore[assignment]
+    """Creates a video task and watches it to its end in one stream: the task as it was created, then every event; the
+    stream ends with OK after the final one.
+
+    With a `request_id` a repetition after a disconnect goes on with the same task: the stream then begins with the task
+    as it is. It is also safe to go on with WatchVideoTasks and the last `resume_token`.
+
+    Errors: those of CreateVideoTask and of WatchVideoTasks.
+    """
+    DownloadVideo: _aio.UnaryStreamMultiCallable[_video_task_service_pb2.DownloadVideoRequest, _video_task_service_pb2.DownloadVideoResponse]  # type: ignore[assignment]
+    """Streams an archived file, so that a caller needs no credentials of the storage. The first message has the facts,
+    every message a piece of at most 256 KiB. After a disconnect call again with the `offset` that was reached.
+
+    Errors: `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND`; `FAILED_PRECONDITION` / `VIDEO_NOT_ARCHIVED` while there is no such
+    file; `OUT_OF_RANGE` / `INVALID_REQUEST` for an offset behind the end; `UNAVAILABLE` / `ARCHIVE_FAILED` if the
+    storage cannot be read.
+    """
     GetVideoTask: _aio.UnaryUnaryMultiCallable[_video_task_service_pb2.GetVideoTaskRequest, _video_task_pb2.VideoTask]  # type: ignore[assignment]
     """Returns one video task.
 
     Errors: `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND`; `INVALID_ARGUMENT` / `INVALID_REQUEST`.
     """
     ListVideoTasks: _aio.UnaryUnaryMultiCallable[_video_task_service_pb2.ListVideoTasksRequest, _video_task_service_pb2.ListVideoTasksResponse]  # type: ignore[assignment]
-    """Returns a page of video tasks, the newest first.
+    """Returns a page of video tasks, the newest first unless `order_by` says otherwise.
 
     Errors: `INVALID_ARGUMENT` / `INVALID_REQUEST` or `TOKEN_INVALID`.
     """
@@ -209,6 +261,50 @@ class VideoTaskServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def BatchCreateVideoTasks(
+        self,
+        request: _video_task_service_pb2.BatchCreateVideoTasksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_video_task_service_pb2.BatchCreateVideoTasksResponse, _abc.Awaitable[_video_task_service_pb2.BatchCreateVideoTasksResponse]]:
+        """Makes up to 1,000 video tasks durable in one call, in one transaction.
+
+        Without `all_or_nothing` each request stands alone, and `results` says of each what CreateVideoTask would have
+        answered. With it, either all are created, or none and the error names the fields as `requests[3].…`.
+
+        Errors: `INVALID_ARGUMENT` / `INVALID_REQUEST` if there are none or too many; with `all_or_nothing` every error of
+        CreateVideoTask; `UNAVAILABLE` / `SERVER_UNAVAILABLE` or `LEDGER_UNAVAILABLE`.
+        """
+
+    @_abc_1.abstractmethod
+    def GenerateVideo(
+        self,
+        request: _video_task_service_pb2.GenerateVideoRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_video_task_service_pb2.WatchVideoTasksResponse], _abc.AsyncIterator[_video_task_service_pb2.WatchVideoTasksResponse]]:
+        """Creates a video task and watches it to its end in one stream: the task as it was created, then every event; the
+        stream ends with OK after the final one.
+
+        With a `request_id` a repetition after a disconnect goes on with the same task: the stream then begins with the task
+        as it is. It is also safe to go on with WatchVideoTasks and the last `resume_token`.
+
+        Errors: those of CreateVideoTask and of WatchVideoTasks.
+        """
+
+    @_abc_1.abstractmethod
+    def DownloadVideo(
+        self,
+        request: _video_task_service_pb2.DownloadVideoRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_video_task_service_pb2.DownloadVideoResponse], _abc.AsyncIterator[_video_task_service_pb2.DownloadVideoResponse]]:
+        """Streams an archived file, so that a caller needs no credentials of the storage. The first message has the facts,
+        every message a piece of at most 256 KiB. After a disconnect call again with the `offset` that was reached.
+
+        Errors: `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND`; `FAILED_PRECONDITION` / `VIDEO_NOT_ARCHIVED` while there is no such
+        file; `OUT_OF_RANGE` / `INVALID_REQUEST` for an offset behind the end; `UNAVAILABLE` / `ARCHIVE_FAILED` if the
+        storage cannot be read.
+        """
+
+    @_abc_1.abstractmethod
     def GetVideoTask(
         self,
         request: _video_task_service_pb2.GetVideoTaskRequest,
@@ -225,7 +321,7 @@ class VideoTaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _video_task_service_pb2.ListVideoTasksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_video_task_service_pb2.ListVideoTasksResponse, _abc.Awaitable[_video_task_service_pb2.ListVideoTasksResponse]]:
-        """Returns a page of video tasks, the newest first.
+        """Returns a page of video tasks, the newest first unless `order_by` says otherwise.
 
         Errors: `INVALID_ARGUMENT` / `INVALID_REQUEST` or `TOKEN_INVALID`.
         """
