@@ -7,8 +7,11 @@ from typing import Annotated
 import typer
 
 from kling_flows import __version__
+from kling_flows.cli.commands.callbacks import callbacks
 from kling_flows.cli.commands.demo import demo
 from kling_flows.cli.commands.generate import generate
+from kling_flows.cli.commands.models import models, quote
+from kling_flows.cli.commands.money import budgets
 from kling_flows.cli.commands.sandbox import sandbox
 from kling_flows.cli.commands.serve import serve
 from kling_flows.cli.commands.tasks import cancel, get, list_, resolve
@@ -17,6 +20,7 @@ from kling_flows.cli.exit_codes import EPILOG
 from kling_flows.cli.options import ALL_OPTIONS, ROOT_PANEL, root_options
 
 _CLIENT_PANEL = "Videos"
+_MONEY_PANEL = "Money"
 _SERVER_PANEL = "Servers"
 
 app = typer.Typer(
@@ -59,6 +63,10 @@ app.command("list", rich_help_panel=_CLIENT_PANEL)(list_)
 app.command(rich_help_panel=_CLIENT_PANEL)(watch)
 app.command(rich_help_panel=_CLIENT_PANEL)(cancel)
 app.command(rich_help_panel=_CLIENT_PANEL)(resolve)
+app.command(rich_help_panel=_MONEY_PANEL)(models)
+app.command(rich_help_panel=_MONEY_PANEL)(quote)
+app.command(rich_help_panel=_MONEY_PANEL)(budgets)
+app.command(rich_help_panel=_CLIENT_PANEL)(callbacks)
 app.command(rich_help_panel=_SERVER_PANEL)(demo)
 app.command(rich_help_panel=_SERVER_PANEL)(serve)
 app.command(rich_help_panel=_SERVER_PANEL)(sandbox)

@@ -18,12 +18,22 @@ from kling_flows.cli.status import details_of
 from kling_flows.errors import ResumeTokenExpired, ServerUnavailable
 from kling_flows.v1.video_task_pb2 import VideoTask
 from kling_flows.v1.video_task_service_pb2 import (
+    CallbackDelivery,
     CancelVideoTaskRequest,
     CreateVideoTaskRequest,
     GetVideoTaskRequest,
+    ListBudgetsRequest,
+    ListBudgetsResponse,
+    ListCallbackDeliveriesRequest,
+    ListCallbackDeliveriesResponse,
+    ListModelsRequest,
+    ListModelsResponse,
     ListVideoTasksRequest,
     ListVideoTasksResponse,
+    Quote,
+    QuoteVideoTaskRequest,
     ResolveVideoTaskRequest,
+    RetryCallbackDeliveryRequest,
     WatchVideoTasksRequest,
     WatchVideoTasksResponse,
 )
@@ -148,9 +158,29 @@ class VideoTaskClient:
         """One page of video tasks."""
         return await self._call(self._stub.ListVideoTasks, request)
 
-    async def cancel(self, name: str, reason: str) -> VideoTask:
+    async def cancel(self, request: CancelVideoTaskRequest) -> VideoTask:
         """Cancel a video task."""
-        return await self._call(self._stub.CancelVideoTask, CancelVideoTaskRequest(name=name, reason=reason))
+        return await self._call(self._stub.CancelVideoTask, request)
+
+    async def list_models(self, request: ListModelsRequest) -> ListModelsResponse:
+        """What the models can do and cost."""
+        return await self._call(self._stub.ListModels, request)
+
+    async def quote(self, request: QuoteVideoTaskRequest) -> Quote:
+        """What a video would cost."""
+        return await self._call(self._stub.QuoteVideoTask, request)
+
+    async def list_budgets(self) -> ListBudgetsResponse:
+        """The budgets and what is left of them."""
+        return await self._call(self._stub.ListBudgets, ListBudgetsRequest())
+
+    async def list_callbacks(self, request: ListCallbackDeliveriesRequest) -> ListCallbackDeliveriesResponse:
+        """One page of the calls to callers' own addresses."""
+        return await self._call(self._stub.ListCallbackDeliveries, request)
+
+    async def retry_callback(self, name: str) -> CallbackDelivery:
+        """Try a DEAD delivery again."""
+        return await self._call(self._stub.RetryCallbackDelivery, RetryCallbackDeliveryRequest(name=name))
 
     async def resolve(self, request: ResolveVideoTaskRequest) -> VideoTask:
         """Decide about an UNRESOLVED video task."""

@@ -168,4 +168,8 @@ def _artifacts(task: VideoTask) -> list[tuple[str, str]]:
 
 
 def _cost(task: VideoTask) -> list[tuple[str, str]]:
-    return [("cost", f"{task.cost.settled_units} units")] if task.cost.settled_units else []
+    if task.cost.settled_units:
+        return [("cost", f"{task.cost.settled_units} units")]
+    if task.cost.quoted_units:
+        return [("cost", f"about {task.cost.quoted_units} units (US$ {task.cost.quoted_usd})")]
+    return []

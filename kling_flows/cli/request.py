@@ -2,41 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import typer
+from google.protobuf.timestamp_pb2 import Timestamp
 
-from kling_flows.cli.words import CameraAxis, CameraType, Mode, ShotType, Sound, State
+from kling_flows.cli.video import VideoOptions
+from kling_flows.cli.words import CameraAxis, CameraType, LateVideo, ShotType, State
 from kling_flows.v1.text_to_video_pb2 import CameraConfig, CameraControl, Shot, TextToVideo, Voice, WatermarkInfo
+from kling_flows.v1.video_task_pb2 import LateVideo as LateVideoMessage
 
 _NAME_PREFIX: Final = "videoTasks/"
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VideoOptions:
-    """The options of ``generate`` that say what to make; None where the server's default is wanted."""
-
-    prompt: str = ""
-    negative_prompt: str = ""
-    model: str = ""
-    mode: Mode | None = None
-    duration: int | None = None
-    aspect_ratio: str = ""
-    cfg_scale: float | None = None
-    sound: Sound | None = None
-    camera: CameraType | None = None
-    camera_axes: Sequence[str] = ()
-    multi_shot: bool = False
-    shot_type: ShotType | None = None
-    shots: Sequence[str] = ()
-    voices: Sequence[str] = ()
-    watermark: bool = False
-    callback_url: str = ""
+_SPAN: Final = re.compile("([0-9]{1,9})([smhd])")
+_UNIT_SECONDS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 
-def text_to_video(options: VideoOptions) -> TextToVideo:
+def text_to_video(options: VideoOptions, *, callback_url: str = "") -> TextToVideo:
     """The specification that the options mean.
 
     Raises:
@@ -60,7 +45,7 @@ def text_to_video(options: VideoOptions) -> TextToVideo:
         multi_prompt=shots,
         voice_list=[Voice(voice_id=voice) for voice in options.voices],
         watermark_info=WatermarkInfo(enabled=True) if options.watermark else None,
-        callback_url=options.callback_url,
+        callback_url=callback_url,
     )
 
 
@@ -90,6 +75,34 @@ def task_filter(state: State | None, label_pairs: Sequence[str], expression: str
     if expression:
         conditions.append(expression)
     return " AND ".join(conditions)
+
+
+def late_video(word: LateVideo | None) -> LateVideoMessage.ValueType:
+    """The protos' value; None is the server's default."""
+    return LateVideoMessage.Value("LATE_VIDEO_UNSPECIFIED" if word is None else word.name)
+
+
+def moment_in(text: str, option: str) -> Timestamp:
+    """The moment that a span from now, or a moment itself, means.
+
+    Raises:
+        typer.BadParameter: ``text`` is neither; ``option`` is named.
+    """
+    span = _SPAN.fullmatch(text)
+    try:
+        if span is not None:
+            moment = datetime.now(UTC) + timedelta(seconds=int(span[1]) * _UNIT_SECONDS[span[2]])
+        else:
+            moment = datetime.fromisoformat(text)
+        result = Timestamp()
+        # Without a zone it is this machine's.
+        result.FromDatetime(moment.astimezone(UTC))
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(
+            f"{text!r} is neither a span such as 90s, 15m, 2h or 3d, nor a moment such as 2026-12-01T09:00:00Z",
+            param_hint=option,
+        ) from None
+    return result
 
 
 def resource_name(task_id: str) -> str:

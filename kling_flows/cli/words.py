@@ -68,6 +68,21 @@ class State(StrEnum):
     UNRESOLVED = "UNRESOLVED"
 
 
+class LateVideo(StrEnum):
+    """What becomes of a video whose task ends before the provider has made it."""
+
+    KEEP_VIDEO = "KEEP_VIDEO"
+    DISCARD = "DISCARD"
+
+
+class DeliveryState(StrEnum):
+    """States of a call to a caller's own address."""
+
+    PENDING = "PENDING"
+    DELIVERED = "DELIVERED"
+    DEAD = "DEAD"
+
+
 class Role(StrEnum):
     """What ``serve`` runs."""
 

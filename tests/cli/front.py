@@ -16,11 +16,21 @@ from grpc_server.errors import status_of
 from kling_flows.errors import ERROR_DOMAIN, KlingFlowsError, LedgerUnavailable
 from kling_flows.v1.video_task_pb2 import VideoTask
 from kling_flows.v1.video_task_service_pb2 import (
+    CallbackDelivery,
     CancelVideoTaskRequest,
     CreateVideoTaskRequest,
     GetVideoTaskRequest,
+    ListBudgetsRequest,
+    ListBudgetsResponse,
+    ListCallbackDeliveriesRequest,
+    ListCallbackDeliveriesResponse,
+    ListModelsRequest,
+    ListModelsResponse,
     ListVideoTasksRequest,
     ListVideoTasksResponse,
+    Quote,
+    QuoteVideoTaskRequest,
+    RetryCallbackDeliveryRequest,
     WatchVideoTasksRequest,
     WatchVideoTasksResponse,
 )
@@ -56,6 +66,23 @@ class Front(VideoTaskServiceServicer):
         return await self._answer(request, context)
 
     async def CancelVideoTask(self, request: CancelVideoTaskRequest, context: Context) -> VideoTask:
+        return await self._answer(request, context)
+
+    async def ListModels(self, request: ListModelsRequest, context: Context) -> ListModelsResponse:
+        return await self._answer(request, context)
+
+    async def QuoteVideoTask(self, request: QuoteVideoTaskRequest, context: Context) -> Quote:
+        return await self._answer(request, context)
+
+    async def ListBudgets(self, request: ListBudgetsRequest, context: Context) -> ListBudgetsResponse:
+        return await self._answer(request, context)
+
+    async def ListCallbackDeliveries(
+        self, request: ListCallbackDeliveriesRequest, context: Context
+    ) -> ListCallbackDeliveriesResponse:
+        return await self._answer(request, context)
+
+    async def RetryCallbackDelivery(self, request: RetryCallbackDeliveryRequest, context: Context) -> CallbackDelivery:
         return await self._answer(request, context)
 
     async def WatchVideoTasks(

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 import typer
 
-from kling_flows.cli.request import VideoOptions, labels, resource_name, task_filter, text_to_video
-from kling_flows.cli.words import CameraType, Mode, ShotType, Sound, State
+from kling_flows.cli.request import labels, late_video, moment_in, resource_name, task_filter, text_to_video
+from kling_flows.cli.video import VideoOptions
+from kling_flows.cli.words import CameraType, LateVideo, Mode, ShotType, Sound, State
 from kling_flows.v1.text_to_video_pb2 import CameraConfig, CameraControl, Shot, TextToVideo, Voice, WatermarkInfo
+from kling_flows.v1.video_task_pb2 import LateVideo as LateVideoMessage
 
 
 def test_what_was_not_said_is_left_to_the_server() -> None:
@@ -28,9 +32,8 @@ def test_every_option_reaches_its_field() -> None:
         shot_type=ShotType.INTELLIGENCE,
         voices=["v1", "v2"],
         watermark=True,
-        callback_url="https://example.com/x",
     )
-    assert text_to_video(options) == TextToVideo(
+    assert text_to_video(options, callback_url="https://example.com/x") == TextToVideo(
         prompt="a fox",
         negative_prompt="rain",
         model_name="kling-v3",
@@ -104,3 +107,27 @@ def test_filters(state: State | None, pairs: list[str], expression: str, expecte
 
 def test_ids_and_names_mean_the_same() -> None:
     assert resource_name("vt-1") == resource_name("videoTasks/vt-1") == "videoTasks/vt-1"
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("15m", 900), ("2h", 7_200), ("3d", 259_200)])
+def test_a_span_is_counted_from_now(text: str, seconds: int) -> None:
+    before = datetime.now(UTC)
+    moment = moment_in(text, "--deadline").ToDatetime(UTC)
+    assert before + timedelta(seconds=seconds) <= moment <= datetime.now(UTC) + timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize("text", ["2026-12-01T09:00:00Z", "2026-12-01T10:00:00+01:00"])
+def test_a_moment_is_taken_as_it_is(text: str) -> None:
+    assert moment_in(text, "--deadline").ToJsonString() == "2026-12-01T09:00:00Z"
+
+
+@pytest.mark.parametrize("text", ["", "soon", "5", "5w", "-5m", "9999999999d", "999999999d"])
+def test_what_is_no_time_is_refused_by_its_option(text: str) -> None:
+    with pytest.raises(typer.BadParameter) as caught:
+        moment_in(text, "--deadline")
+    assert caught.value.param_hint == "--deadline"
+
+
+def test_the_server_decides_about_late_videos_unless_it_is_said() -> None:
+    assert late_video(None) == LateVideoMessage.LATE_VIDEO_UNSPECIFIED
+    assert [late_video(word) for word in LateVideo] == [LateVideoMessage.KEEP_VIDEO, LateVideoMessage.DISCARD]

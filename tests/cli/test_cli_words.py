@@ -9,7 +9,7 @@ import pytest
 
 from kling_flows.cli import exit_codes, fields, words
 from kling_flows.errors import KlingFlowsError
-from kling_flows.ledger import State
+from kling_flows.ledger import LateVideo, State
 from kling_flows.sandbox import VideoSource
 from kling_flows.upstream import CameraMovement, Mode, Provider, ShotType, Sound
 from kling_flows.v1.text_to_video_pb2 import CameraConfig, CameraControl, TextToVideo
@@ -26,6 +26,7 @@ from .command import run
         (words.ShotType, ShotType),
         (words.CameraType, CameraMovement),
         (words.State, State),
+        (words.LateVideo, LateVideo),
         (words.Provider, Provider),
         (words.VideoSource, VideoSource),
     ],

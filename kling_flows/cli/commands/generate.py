@@ -9,87 +9,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kling_flows.cli.options import CLIENT_OPTIONS, Shared, command
-from kling_flows.cli.words import CameraType, Mode, ShotType, Sound
+from kling_flows.cli.video import VideoOptions, takes_video
+from kling_flows.cli.words import LateVideo
 
 if TYPE_CHECKING:
     from kling_flows.cli.generation import Generation
     from kling_flows.cli.output import Output
     from kling_flows.v1.video_task_pb2 import VideoTask
 
-_LOOK = "How it looks"
-_SHOTS = "Several shots"
 _TASK = "The task"
 
 
 @command(*CLIENT_OPTIONS)
+@takes_video
 def generate(
     shared: Shared,
-    prompt: Annotated[str, typer.Argument(help="What the video shows; may be left out with --shot.")] = "",
-    model: Annotated[
-        str, typer.Option("--model", metavar="NAME", help="Model, by default kling-v3.", rich_help_panel=_LOOK)
-    ] = "",
-    mode: Annotated[
-        Mode | None, typer.Option("--mode", help="std is 720p, pro 1080p, 4k 2160p.", rich_help_panel=_LOOK)
-    ] = None,
-    duration: Annotated[
-        int | None,
-        typer.Option(
-            "--duration", metavar="SECONDS", min=1, max=3600, help="Length, by default 5.", rich_help_panel=_LOOK
-        ),
-    ] = None,
-    aspect_ratio: Annotated[
-        str,
-        typer.Option("--aspect-ratio", metavar="W:H", help="16:9 (the default), 9:16 or 1:1.", rich_help_panel=_LOOK),
-    ] = "",
-    negative_prompt: Annotated[
-        str,
-        typer.Option("--negative-prompt", metavar="TEXT", help="What must not be seen.", rich_help_panel=_LOOK),
-    ] = "",
-    cfg_scale: Annotated[
-        float | None,
-        typer.Option("--cfg-scale", metavar="0..1", help="How closely to keep to the prompt.", rich_help_panel=_LOOK),
-    ] = None,
-    sound: Annotated[Sound | None, typer.Option("--sound", help="Make sound as well.", rich_help_panel=_LOOK)] = None,
-    voice: Annotated[
-        list[str] | None,
-        typer.Option("--voice", metavar="ID", help="A voice of your account; repeatable.", rich_help_panel=_LOOK),
-    ] = None,
-    camera: Annotated[
-        CameraType | None, typer.Option("--camera", help="How the camera moves.", rich_help_panel=_LOOK)
-    ] = None,
-    camera_axis: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--camera-axis",
-            metavar="AXIS=NUMBER",
-            help="For --camera simple, for example zoom=5.",
-            rich_help_panel=_LOOK,
-        ),
-    ] = None,
-    watermark: Annotated[
-        bool, typer.Option("--watermark", help="Also make a copy with a watermark.", rich_help_panel=_LOOK)
-    ] = False,
-    multi_shot: Annotated[
-        bool, typer.Option("--multi-shot", help="Make several shots; see --shot-type.", rich_help_panel=_SHOTS)
-    ] = False,
-    shot_type: Annotated[
-        ShotType | None,
-        typer.Option(
-            "--shot-type",
-            help="customize takes each --shot, intelligence cuts PROMPT into shots. Implies --multi-shot.",
-            rich_help_panel=_SHOTS,
-        ),
-    ] = None,
-    shot: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--shot",
-            metavar="SECONDS:PROMPT",
-            help="One shot, for example '3:a fox wakes'; repeatable. Implies --shot-type customize; "
-            "--duration is then their sum.",
-            rich_help_panel=_SHOTS,
-        ),
-    ] = None,
+    options: VideoOptions,
     label: Annotated[
         list[str] | None,
         typer.Option(
@@ -113,10 +48,37 @@ def generate(
         typer.Option(
             "--callback-url",
             metavar="URL",
-            help="Called by the provider when the status changes.",
+            help="Called by us, signed, each time the state changes.",
             rich_help_panel=_TASK,
         ),
     ] = "",
+    priority: Annotated[
+        int,
+        typer.Option(
+            "--priority",
+            min=0,
+            max=9,
+            help="While tasks wait for a place at the provider, higher ones go first.",
+            rich_help_panel=_TASK,
+        ),
+    ] = 0,
+    deadline: Annotated[
+        str,
+        typer.Option(
+            "--deadline",
+            metavar="TIME",
+            help="When nobody wants it any more: 90s, 15m, 2h, 3d, or a moment such as 2026-12-01T09:00:00Z.",
+            rich_help_panel=_TASK,
+        ),
+    ] = "",
+    on_deadline: Annotated[
+        LateVideo | None,
+        typer.Option(
+            "--on-deadline",
+            help="What becomes of a video that is being made by then; it is billed in either case.",
+            rich_help_panel=_TASK,
+        ),
+    ] = None,
     detach: Annotated[
         bool, typer.Option("--detach", "-d", help="Print the task's name and do not wait.", rich_help_panel=_TASK)
     ] = False,
@@ -128,35 +90,21 @@ def generate(
 
     The task outlives this command: Ctrl-C only stops the waiting.
     """
-    if not prompt and not shot:
-        raise typer.BadParameter("say what the video shows", param_hint="PROMPT")
     from kling_flows.cli.failures import may_have_arrived
     from kling_flows.cli.generation import Generation
     from kling_flows.cli.output import Output
-    from kling_flows.cli.request import VideoOptions, labels, text_to_video
+    from kling_flows.cli.request import labels, late_video, moment_in, text_to_video
     from kling_flows.v1.video_task_pb2 import VideoTask
     from kling_flows.v1.video_task_service_pb2 import CreateVideoTaskRequest
 
-    options = VideoOptions(
-        prompt=prompt,
-        negative_prompt=negative_prompt,
-        model=model,
-        mode=mode,
-        duration=duration,
-        aspect_ratio=aspect_ratio,
-        cfg_scale=cfg_scale,
-        sound=sound,
-        camera=camera,
-        camera_axes=camera_axis or (),
-        multi_shot=multi_shot,
-        shot_type=shot_type,
-        shots=shot or (),
-        voices=voice or (),
-        watermark=watermark,
-        callback_url=callback_url,
-    )
     request = CreateVideoTaskRequest(
-        video_task=VideoTask(text_to_video=text_to_video(options), labels=labels(label or ())),
+        video_task=VideoTask(
+            text_to_video=text_to_video(options, callback_url=callback_url),
+            labels=labels(label or ()),
+            priority=priority,
+            deadline=moment_in(deadline, "--deadline") if deadline else None,
+            on_deadline=late_video(on_deadline),
+        ),
         video_task_id=task_id,
         # Without one a repetition after a lost answer would buy a second video.
         request_id=request_id or str(uuid.uuid4()),

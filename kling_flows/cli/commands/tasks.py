@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kling_flows.cli.options import CLIENT_OPTIONS, Shared, command
-from kling_flows.cli.words import State
+from kling_flows.cli.words import LateVideo, State
 
 if TYPE_CHECKING:
     from kling_flows.cli.output import Output
@@ -38,22 +38,35 @@ def cancel(
     shared: Shared,
     task_id: Annotated[str, typer.Argument(metavar="ID", help="Id or name of the task.")],
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why, for whoever looks at it later.")] = "",
+    on_cancel: Annotated[
+        LateVideo | None,
+        typer.Option(
+            "--on-cancel", help="What becomes of a video that is being made; it is billed in either case. [DISCARD]"
+        ),
+    ] = None,
 ) -> None:
     """Cancel a video task: free while it is QUEUED; later the provider may still make and bill it."""
     from kling_flows.cli.client import VideoTaskClient
     from kling_flows.cli.output import Output
-    from kling_flows.cli.request import resource_name
+    from kling_flows.cli.request import late_video, resource_name
+    from kling_flows.v1.video_task_service_pb2 import CancelVideoTaskRequest
 
     output = Output(shared)
+    request = CancelVideoTaskRequest(name=resource_name(task_id), reason=reason, on_cancel=late_video(on_cancel))
 
     async def run() -> VideoTask:
         async with VideoTaskClient(shared.address(), notice=output.note) as client:
-            return await client.cancel(resource_name(task_id), reason)
+            return await client.cancel(request)
 
     task = asyncio.run(run())
     _print(task, output)
-    if task.upstream.task_id:
-        output.note("It had reached the provider, which has no cancel: it may still be made and billed.")
+    if task.video_pending:
+        output.note("It had reached the provider, which has no cancel: the video is still made, billed, and archived.")
+    elif task.upstream.task_id:
+        output.note(
+            "It had reached the provider, which has no cancel: it may still be made and billed. To keep that video: "
+            f"kling-flows cancel {task_id} --on-cancel KEEP_VIDEO"
+        )
 
 
 @command(*CLIENT_OPTIONS)
