@@ -5,10 +5,22 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from kling_flows.upstream.account import Account, account_name
+from kling_flows.upstream.account import Account, account_name, base_url_of
+from kling_flows.upstream.account_usage import Deduction, DeductionKind, ResourcePack
 from kling_flows.upstream.auth import ApiKeyCredentials, Credentials, JwtCredentials
-from kling_flows.upstream.capabilities import CapabilityMap, ModelCapabilities, ModelStatus, capability_map
-from kling_flows.upstream.constants import DEFAULT_BASE_URLS, KlingCode, Provider, StatusWord
+from kling_flows.upstream.body import UnreadableAnswer
+from kling_flows.upstream.callbacks import parse_callback
+from kling_flows.upstream.capabilities import (
+    Abilities,
+    CapabilityMap,
+    ModelCapabilities,
+    ModelStatus,
+    capability_map,
+    require_dialect,
+)
+from kling_flows.upstream.catalogue import ModelInfo, ModePrice, models
+from kling_flows.upstream.codec import CursorPage, DialectFeatures
+from kling_flows.upstream.constants import DEFAULT_BASE_URLS, REGIONS, Dialect, KlingCode, Provider, StatusWord
 from kling_flows.upstream.errors import (
     ErrorClass,
     UpstreamAlreadyExists,
@@ -24,6 +36,7 @@ from kling_flows.upstream.errors import (
     UpstreamThrottled,
     UpstreamUnavailable,
 )
+from kling_flows.upstream.pricing import Quote, price_list, quote
 from kling_flows.upstream.request import (
     CameraConfig,
     CameraControl,
@@ -33,36 +46,51 @@ from kling_flows.upstream.request import (
     WatermarkInfo,
     parse_request,
 )
-from kling_flows.upstream.task import UpstreamStatus, UpstreamTask, UpstreamVideo
+from kling_flows.upstream.task import Charge, UpstreamStatus, UpstreamTask, UpstreamVideo
 from kling_flows.upstream.validation import check, validate
-from kling_flows.upstream.vocabulary import CameraMovement, Mode, Rule, ShotType, Sound
+from kling_flows.upstream.vocabulary import RESOLUTIONS, CameraMovement, Mode, Rule, ShotType, Sound
 
 if TYPE_CHECKING:
-    from kling_flows.upstream.client import OnCall, UpstreamClient
+    from kling_flows.upstream.client import UpstreamClient
+    from kling_flows.upstream.transport import OnCall
 
 __all__ = [
     "DEFAULT_BASE_URLS",
+    "REGIONS",
+    "RESOLUTIONS",
+    "Abilities",
     "Account",
     "ApiKeyCredentials",
     "CameraConfig",
     "CameraControl",
     "CameraMovement",
     "CapabilityMap",
+    "Charge",
     "Credentials",
+    "CursorPage",
+    "Deduction",
+    "DeductionKind",
+    "Dialect",
+    "DialectFeatures",
     "ErrorClass",
     "JwtCredentials",
     "KlingCode",
     "Mode",
+    "ModePrice",
     "ModelCapabilities",
+    "ModelInfo",
     "ModelStatus",
     "OnCall",
     "Provider",
+    "Quote",
+    "ResourcePack",
     "Rule",
     "Shot",
     "ShotType",
     "Sound",
     "StatusWord",
     "TextToVideoRequest",
+    "UnreadableAnswer",
     "UpstreamAlreadyExists",
     "UpstreamAmbiguous",
     "UpstreamAuth",
@@ -82,9 +110,15 @@ __all__ = [
     "Voice",
     "WatermarkInfo",
     "account_name",
+    "base_url_of",
     "capability_map",
     "check",
+    "models",
+    "parse_callback",
     "parse_request",
+    "price_list",
+    "quote",
+    "require_dialect",
     "validate",
 ]
 

@@ -45,6 +45,10 @@ class UpstreamError(KlingFlowsError):
     """
 
     error_class: ClassVar[ErrorClass]
+    #: Seconds before the first repetition where the provider asked for none; ``None``: do not simply repeat.
+    default_backoff: ClassVar[float | None] = None
+    #: What has run out (``google.rpc.QuotaFailure``); ``None`` if it is no matter of a quota.
+    quota_subject: ClassVar[str | None] = None
 
     def __init__(
         self,
@@ -72,6 +76,21 @@ class UpstreamError(KlingFlowsError):
         """Whether the same call may simply be made again later. An ambiguous one must be looked up first."""
         return self.error_class in _RETRYABLE
 
+    @property
+    def retry_delay(self) -> float | None:
+        """Seconds to wait before the same call is made again (``google.rpc.RetryInfo``); ``None`` if it must not be.
+
+        What the provider asked for, otherwise the start of a back-off that the caller lengthens with each try.
+        """
+        if not self.retryable:
+            return None
+        return self.default_backoff if self.retry_after is None else self.retry_after
+
+    @property
+    def quota_description(self) -> str | None:
+        """What has run out and what to do about it, for people; ``None`` if it is no matter of a quota."""
+        return None if self.quota_subject is None else self.message
+
 
 class UpstreamInvalid(UpstreamError):
     """The request itself is wrong; the same request will be refused again."""
@@ -98,6 +117,7 @@ class UpstreamBilling(UpstreamError):
     reason = "UPSTREAM_BILLING"
     grpc_code = "RESOURCE_EXHAUSTED"
     exit_code = 10
+    quota_subject = "account:units"
 
 
 class UpstreamPermission(UpstreamError):
@@ -125,6 +145,8 @@ class UpstreamThrottled(UpstreamError):
     reason = "UPSTREAM_THROTTLED"
     grpc_code = "UNAVAILABLE"
     exit_code = 8
+    # Nothing is documented; a burst of one account is over in seconds.
+    default_backoff = 5.0
 
 
 class UpstreamConcurrency(UpstreamError):
@@ -134,6 +156,9 @@ class UpstreamConcurrency(UpstreamError):
     reason = "UPSTREAM_CONCURRENCY"
     grpc_code = "UNAVAILABLE"
     exit_code = 8
+    # Kling asks for at least 1 s, and a slot comes free when a video ends, which takes minutes (fact sheet 5, 7.2).
+    default_backoff = 15.0
+    quota_subject = "account:concurrent-tasks"
 
 
 class UpstreamUnavailable(UpstreamError):
@@ -143,6 +168,7 @@ class UpstreamUnavailable(UpstreamError):
     reason = "UPSTREAM_UNAVAILABLE"
     grpc_code = "UNAVAILABLE"
     exit_code = 8
+    default_backoff = 5.0
 
 
 class UpstreamAmbiguous(UpstreamError):

@@ -5,25 +5,27 @@ Bodies are read tolerantly: fields that are absent, ``null``, new or of another 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime, timedelta
-from decimal import Decimal, InvalidOperation
 from typing import Any, Final
+from urllib.parse import quote
 
-from kling_flows.upstream.body import as_mapping, as_sequence, as_text
+from kling_flows.upstream.body import (
+    UnreadableAnswer,
+    as_decimal,
+    as_mapping,
+    as_moment,
+    as_sequence,
+    as_text,
+    levels,
+    request_id_of,
+)
 from kling_flows.upstream.capabilities import capability_map
-from kling_flows.upstream.constants import StatusWord
-from kling_flows.upstream.legacy_errors import classify, is_refusal
+from kling_flows.upstream.codec import Ask
+from kling_flows.upstream.constants import MAX_PAGE, MAX_PAGE_SIZE, TEXT_TO_VIDEO_PATH, Dialect, StatusWord
 from kling_flows.upstream.request import CameraControl, TextToVideoRequest
-from kling_flows.upstream.task import UpstreamStatus, UpstreamTask, UpstreamVideo
+from kling_flows.upstream.task import CASH, UNIT, Charge, UpstreamStatus, UpstreamTask, UpstreamVideo
 from kling_flows.upstream.vocabulary import Mode, Sound
 
-__all__ = ["UnreadableAnswer", "classify", "encode_create", "is_refusal", "parse_list", "parse_task"]
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-#: A relay has wrapped Kling's answer, and so put the task this many ``data`` deep (fact sheet 4.5).
-_DEEPEST: Final = 3
 _STATUS: Final[Mapping[str, UpstreamStatus]] = {
     StatusWord.SUBMITTED: UpstreamStatus.SUBMITTED,
     StatusWord.PROCESSING: UpstreamStatus.PROCESSING,
@@ -32,8 +34,39 @@ _STATUS: Final[Mapping[str, UpstreamStatus]] = {
 }
 
 
-class UnreadableAnswer(ValueError):
-    """An answer holds no task, or no list of tasks."""
+class LegacyCodec:
+    """The calls that both dialects have, in this one."""
+
+    def ask_create(self, request: TextToVideoRequest, external_task_id: str) -> Ask:
+        return Ask("POST", TEXT_TO_VIDEO_PATH, body=encode_create(request, external_task_id))
+
+    def read_created(self, payload: Mapping[str, Any]) -> UpstreamTask:
+        return parse_task(payload)
+
+    def ask_one(self, wanted: str, *, external: bool) -> Ask:
+        # One path takes both kinds of id, and tells them apart itself (fact sheet 4.2).
+        if not wanted:
+            raise ValueError("a query without an id would be a list")
+        return Ask("GET", f"{TEXT_TO_VIDEO_PATH}/{quote(wanted, safe='')}")
+
+    def read_one(self, payload: Mapping[str, Any], wanted: str, *, external: bool) -> UpstreamTask:
+        task = parse_task(payload)
+        if wanted not in (task.task_id, task.external_task_id or wanted):
+            raise UnreadableAnswer("the answer is about another task")
+        return task
+
+
+def ask_page(page: int, page_size: int) -> Ask:
+    """Return the query for one numbered page.
+
+    Raises:
+        ValueError: ``page`` or ``page_size`` is beyond what Kling takes.
+    """
+    if not 1 <= page <= MAX_PAGE:
+        raise ValueError(f"page goes from 1 to {MAX_PAGE}")
+    if not 1 <= page_size <= MAX_PAGE_SIZE:
+        raise ValueError(f"page_size goes from 1 to {MAX_PAGE_SIZE}")
+    return Ask("GET", TEXT_TO_VIDEO_PATH, {"pageNum": page, "pageSize": page_size})
 
 
 def encode_create(request: TextToVideoRequest, external_task_id: str) -> dict[str, Any]:
@@ -51,7 +84,7 @@ def encode_create(request: TextToVideoRequest, external_task_id: str) -> dict[st
     """
     if not external_task_id:
         raise ValueError("a create without an external_task_id could not be looked up")
-    model = capability_map().model.get(request.model_name)
+    model = capability_map().abilities(request.model_name, Dialect.LEGACY)
     body: dict[str, Any] = {"model_name": request.model_name}
     if request.prompt:
         body["prompt"] = request.prompt
@@ -94,13 +127,12 @@ def parse_task(payload: Mapping[str, Any]) -> UpstreamTask:
     Raises:
         UnreadableAnswer: There is no task with an id.
     """
-    levels = list(_levels(payload))
-    tasks = [level for level in levels if as_text(level.get("task_id"))]
+    tasks = [level for level in levels(payload) if as_text(level.get("task_id"))]
     if not tasks:
         raise UnreadableAnswer("the answer holds no task_id")
     # A wrapper has a task_id as well, but Kling's own object alone has Kling's status.
     task = next((level for level in tasks if as_text(level.get("task_status"))), tasks[0])
-    return _task(task, _request_id(levels))
+    return _task(task, request_id_of(payload))
 
 
 def parse_list(payload: Mapping[str, Any]) -> tuple[UpstreamTask, ...]:
@@ -109,15 +141,14 @@ def parse_list(payload: Mapping[str, Any]) -> tuple[UpstreamTask, ...]:
     Raises:
         UnreadableAnswer: There is no list.
     """
-    levels = list(_levels(payload))
-    for level in levels:
+    for level in levels(payload):
         if "data" not in level:
             continue
         data = level["data"]
         items = () if data is None else as_sequence(data)
         if items is not None:
             found = [task for task in map(as_mapping, items) if task is not None and as_text(task.get("task_id"))]
-            return tuple(_task(task, _request_id(levels)) for task in found)
+            return tuple(_task(task, request_id_of(payload)) for task in found)
     raise UnreadableAnswer("the answer holds no list of tasks")
 
 
@@ -128,19 +159,6 @@ def _encode_camera(control: CameraControl) -> dict[str, Any]:
         # CometAPI types the axes as integers, Kling as floats (fact sheet 2.4).
         body["config"] = {axis: int(value) if value.is_integer() else value for axis, value in axes.items()}
     return body
-
-
-def _levels(payload: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
-    level: Mapping[str, object] | None = payload
-    for _ in range(_DEEPEST + 1):
-        if level is None:
-            return
-        yield level
-        level = as_mapping(level.get("data"))
-
-
-def _request_id(levels: list[Mapping[str, object]]) -> str:
-    return next((found for level in levels if (found := as_text(level.get("request_id")))), "")
 
 
 def _task(task: Mapping[str, object], request_id: str) -> UpstreamTask:
@@ -155,15 +173,16 @@ def _task(task: Mapping[str, object], request_id: str) -> UpstreamTask:
         status_word=word,
         status_message=as_text(task.get("task_status_msg")),
         request_id=request_id,
-        created_at=_moment(task.get("created_at")),
-        updated_at=_moment(task.get("updated_at")),
+        created_at=as_moment(task.get("created_at")),
+        updated_at=as_moment(task.get("updated_at")),
         videos=tuple(_video(video) for video in videos if video is not None and as_text(video.get("url"))),
-        unit_deduction=_decimal(task.get("final_unit_deduction")),
+        unit_deduction=as_decimal(task.get("final_unit_deduction")),
+        billing=tuple(_charges(task)),
     )
 
 
 def _video(video: Mapping[str, object]) -> UpstreamVideo:
-    duration = _decimal(video.get("duration"))
+    duration = as_decimal(video.get("duration"))
     return UpstreamVideo(
         id=as_text(video.get("id")),
         url=as_text(video.get("url")),
@@ -172,21 +191,12 @@ def _video(video: Mapping[str, object]) -> UpstreamVideo:
     )
 
 
-def _moment(value: object) -> datetime | None:
-    milliseconds = _decimal(value)
-    if milliseconds is None:
-        return None
-    try:
-        return _EPOCH + timedelta(milliseconds=int(milliseconds))
-    except OverflowError:
-        return None
-
-
-def _decimal(value: object) -> Decimal | None:
-    """Return a number, also where it came as text; ``None`` for anything that is not a finite one."""
-    text = repr(value) if isinstance(value, float) and math.isfinite(value) else as_text(value)
-    try:
-        number = Decimal(text)
-    except InvalidOperation:
-        return None
-    return number if number.is_finite() else None
+def _charges(task: Mapping[str, object]) -> Iterator[Charge]:
+    units = as_decimal(task.get("final_unit_deduction"))
+    if units is not None:
+        yield Charge(UNIT, units)
+    balance = as_mapping(task.get("final_balance_deduction")) or {}
+    cash = as_decimal(balance.get("quota"))
+    # "0" stands beside every charge in units.
+    if cash:
+        yield Charge(CASH, cash, list_price=as_decimal(balance.get("list_price")))

@@ -22,13 +22,19 @@ from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from kling_flows.errors import InvalidRequest, Violation
 from kling_flows.upstream.capabilities import capability_map
+from kling_flows.upstream.constants import Dialect
 from kling_flows.upstream.vocabulary import CameraMovement, Mode, Rule, ShotType, Sound
 
 _MAP: Final = capability_map()
 _LIMITS: Final = _MAP.limits
-_PROMPT_LIMIT: Final = max(row.prompt_limit for row in _MAP.provider.values())
+_ABILITIES: Final = [
+    found for name in _MAP.living_models for dialect in Dialect if (found := _MAP.abilities(name, dialect))
+]
+_PROMPT_LIMIT: Final = max(
+    *(row.prompt_limit for row in _MAP.provider.values()), *(row.prompt_limit or 0 for row in _ABILITIES)
+)
 _NEGATIVE_PROMPT_LIMIT: Final = max(row.negative_prompt_limit for row in _MAP.provider.values())
-_DURATIONS: Final = sorted({seconds for name in _MAP.living_models for seconds in _MAP.model[name].durations})
+_DURATIONS: Final = sorted({seconds for row in _ABILITIES for seconds in row.durations})
 _AXIS: Final[JsonDict] = {"minimum": _LIMITS.camera_axis[0], "maximum": _LIMITS.camera_axis[1]}
 
 #: Field names that other pages and clients use. Kling ignores a field it does not know, and charges all the same.
@@ -111,12 +117,13 @@ class TextToVideoRequest(_Model):
 
     prompt: str = Field(
         default="",
-        description=f"What the video shows; at most {_PROMPT_LIMIT} characters. Empty only with customized shots.",
+        description=f"What the video shows; at most {_PROMPT_LIMIT} characters, with most models 2500. "
+        "Empty only with customized shots.",
         json_schema_extra={"maxLength": _PROMPT_LIMIT},
     )
     negative_prompt: str = Field(
         default="",
-        description=f"What the video must not show; at most {_NEGATIVE_PROMPT_LIMIT} characters.",
+        description=f"What the video must not show; at most {_NEGATIVE_PROMPT_LIMIT} characters. Legacy dialect only.",
         json_schema_extra={"maxLength": _NEGATIVE_PROMPT_LIMIT},
     )
     model_name: str = Field(
@@ -129,7 +136,7 @@ class TextToVideoRequest(_Model):
     )
     duration: int = Field(
         default=5,
-        description="Seconds. kling-v3 makes 3 to 15, the others 5 or 10.",
+        description="Seconds. kling-v3 and kling-3.0-turbo make 3 to 15, the others 5 or 10.",
         json_schema_extra={"minimum": _DURATIONS[0], "maximum": _DURATIONS[-1]},
     )
     aspect_ratio: str = Field(
@@ -137,10 +144,13 @@ class TextToVideoRequest(_Model):
         description="Width to height.",
         json_schema_extra={"enum": [*_LIMITS.aspect_ratios]},
     )
-    sound: Sound = Field(default=Sound.OFF, description="Make sound with the video; costs more.")
+    sound: Sound = Field(
+        default=Sound.OFF,
+        description="Make sound with the video; costs more. kling-3.0-turbo makes it always, at the same price.",
+    )
     cfg_scale: float | None = Field(
         default=None,
-        description="How closely the video follows the prompt, 0 to 1; not with models 2.x.",
+        description="How closely the video follows the prompt, 0 to 1; not with models 2.x. Legacy dialect only.",
         json_schema_extra={"minimum": _LIMITS.cfg_scale[0], "maximum": _LIMITS.cfg_scale[1]},
     )
     camera_control: CameraControl | None = Field(
@@ -158,7 +168,7 @@ class TextToVideoRequest(_Model):
     )
     voice_list: tuple[Voice, ...] = Field(
         default=(),
-        description=f"At most {_LIMITS.max_voices} voices; needs sound, may cost more.",
+        description=f"At most {_LIMITS.max_voices} voices; needs sound, may cost more. Legacy dialect only.",
         json_schema_extra={"maxItems": _LIMITS.max_voices},
     )
     watermark_info: WatermarkInfo | None = Field(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
 
 
 class Mode(StrEnum):
@@ -11,6 +14,10 @@ class Mode(StrEnum):
     STD = "std"
     PRO = "pro"
     FOUR_K = "4k"
+
+
+#: What each mode is called where the resolution itself is named (fact sheet 2.1, 2.3).
+RESOLUTIONS: Final[Mapping[Mode, str]] = MappingProxyType({Mode.STD: "720p", Mode.PRO: "1080p", Mode.FOUR_K: "4k"})
 
 
 class Sound(StrEnum):

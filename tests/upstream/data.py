@@ -12,6 +12,7 @@ from kling_flows.upstream import (
     Account,
     ApiKeyCredentials,
     Credentials,
+    Dialect,
     JwtCredentials,
     Provider,
     TextToVideoRequest,
@@ -45,3 +46,7 @@ def api_key_credentials() -> ApiKeyCredentials:
 def account(base_url: str, credentials: Credentials | None = None) -> Account:
     credentials = credentials or jwt_credentials()
     return Account(Provider.KLING, base_url, credentials, account_name(Provider.KLING, credentials))
+
+
+def standard_account(base_url: str) -> Account:
+    return Account.of(Provider.KLING, api_key_credentials(), base_url=base_url, dialect=Dialect.STANDARD)

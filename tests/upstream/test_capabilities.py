@@ -2,17 +2,24 @@ from __future__ import annotations
 
 import pytest
 
-from kling_flows.upstream import Mode, ModelStatus, Provider, capability_map
+from kling_flows.errors import ConfigurationError
+from kling_flows.upstream import Abilities, Dialect, Mode, ModelStatus, Provider, capability_map, require_dialect
 from kling_flows.upstream.request import TextToVideoRequest
 
 
-def test_every_provider_has_a_row() -> None:
+def abilities() -> list[Abilities]:
+    rows = capability_map().model.values()
+    return [found for row in rows for dialect in Dialect if (found := row.abilities(dialect))]
+
+
+def test_every_provider_and_dialect_has_a_row() -> None:
     assert set(capability_map().provider) == set(Provider)
+    assert set(capability_map().dialect) == set(Dialect)
 
 
 def test_every_row_names_its_source() -> None:
     known = capability_map()
-    rows = [known.limits, *known.model.values(), *known.elsewhere.values(), *known.provider.values()]
+    rows = [known.limits, *abilities(), *known.elsewhere.values(), *known.dialect.values(), *known.provider.values()]
     assert all(row.source for row in rows)
 
 
@@ -25,7 +32,46 @@ def test_models_that_end_name_a_successor_that_lives_on() -> None:
 
 
 def test_sound_is_offered_only_in_modes_of_the_model() -> None:
-    assert all(set(row.sound) <= set(row.modes) for row in capability_map().model.values())
+    assert all(set(row.sound) <= set(row.modes) for row in abilities())
+
+
+def test_every_model_is_available_in_some_dialect() -> None:
+    assert all(row.legacy or row.standard for row in capability_map().model.values())
+
+
+def test_models_of_the_standard_dialect_have_names_for_its_path_and_others_have_none() -> None:
+    rows = capability_map().model.values()
+    assert all(row.standard is None or row.standard.path for row in rows)
+    assert all(row.legacy is None or row.legacy.path is None for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("kling-3.0", "kling-v3"),
+        ("kling-3.0-turbo", "kling-3.0-turbo"),
+        ("kling-2.6", "kling-v2-6"),
+        ("kling-2.5-turbo", "kling-v2-5-turbo"),
+        ("kling-4.0", None),
+    ],
+)
+def test_model_is_found_by_its_name_in_the_path(path: str, name: str | None) -> None:
+    assert capability_map().by_path(path) == name
+
+
+def test_standard_dialect_has_the_four_models_of_its_pages() -> None:
+    assert capability_map().living_in(Dialect.STANDARD) == (
+        "kling-v3",
+        "kling-3.0-turbo",
+        "kling-v2-6",
+        "kling-v2-5-turbo",
+    )
+
+
+def test_dialect_that_a_provider_does_not_speak_is_refused() -> None:
+    require_dialect(Provider.KLING, Dialect.STANDARD)
+    with pytest.raises(ConfigurationError, match="cometapi does not speak 'standard'"):
+        require_dialect(Provider.COMETAPI, Dialect.STANDARD)
 
 
 def test_no_name_is_a_model_and_elsewhere_at_once() -> None:
@@ -33,8 +79,9 @@ def test_no_name_is_a_model_and_elsewhere_at_once() -> None:
 
 
 def test_absent_fields_are_fields_of_a_request() -> None:
-    fields = set(TextToVideoRequest.model_fields)
-    assert all(set(row.absent_fields) <= fields for row in capability_map().provider.values())
+    fields, known = set(TextToVideoRequest.model_fields), capability_map()
+    rows = [*known.provider.values(), *known.dialect.values()]
+    assert all(set(row.absent_fields) <= fields for row in rows)
 
 
 def test_living_models_are_all_but_the_retired_one() -> None:
@@ -55,7 +102,8 @@ def test_living_models_are_all_but_the_retired_one() -> None:
     ],
 )
 def test_model_row(name: str, modes: tuple[Mode, ...], durations: tuple[int, ...], sound: tuple[Mode, ...]) -> None:
-    row = capability_map().model[name]
+    row = capability_map().abilities(name, Dialect.LEGACY)
+    assert row is not None
     assert (row.modes, row.durations, row.sound) == (modes, durations, sound)
 
 

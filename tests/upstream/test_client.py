@@ -5,6 +5,7 @@ import json
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -22,9 +23,9 @@ from kling_flows.upstream import (
     UpstreamStatus,
     UpstreamUnavailable,
 )
-from kling_flows.upstream.client import MAX_ANSWER_BYTES
+from kling_flows.upstream.transport import MAX_ANSWER_BYTES
 
-from .data import ACCESS_KEY, API_KEY, account, api_key_credentials, load, request
+from .data import ACCESS_KEY, API_KEY, account, api_key_credentials, load, request, standard_account
 from .server import Reply, Server, answer, echo, flood, hang_up, hang_up_within, serve, stall
 
 CREATED = load("official_create_submitted_with_external_id.json")
@@ -67,6 +68,14 @@ async def list_page(upstream: UpstreamClient) -> None:
     await upstream.list_page(1, 30)
 
 
+async def get_many(upstream: UpstreamClient) -> None:
+    await upstream.get_many(["850000000000000001"])
+
+
+async def list_tasks(upstream: UpstreamClient) -> None:
+    await upstream.list_tasks(start=datetime(2026, 11, 1, tzinfo=UTC), end=datetime(2026, 11, 2, tzinfo=UTC))
+
+
 async def both(
     reply: Reply,
     on_create: type[UpstreamError],
@@ -75,18 +84,24 @@ async def both(
     deadline: float = 30.0,
     max_answer_bytes: int = MAX_ANSWER_BYTES,
 ) -> None:
-    """The same reply to a create, a query and a list."""
-    async with (
-        serve(reply, reply, reply) as server,
-        client(server, deadline=deadline, max_answer_bytes=max_answer_bytes) as upstream,
-    ):
-        with pytest.raises(on_create):
-            await create(upstream)
-        with pytest.raises(on_read):
-            await get(upstream)
-        with pytest.raises(on_read):
-            await list_page(upstream)
-        assert len(server.seen) == 3
+    """The same reply to a create, a query and each kind of list, in either dialect."""
+    accounts = {account: (get, list_page), standard_account: (get, get_many, list_tasks)}
+    for make, reads in accounts.items():
+        async with (
+            serve(*[reply] * (1 + len(reads))) as server,
+            UpstreamClient(
+                make(server.base_url),
+                create_deadline=deadline,
+                read_deadline=deadline,
+                max_answer_bytes=max_answer_bytes,
+            ) as upstream,
+        ):
+            with pytest.raises(on_create):
+                await create(upstream)
+            for read in reads:
+                with pytest.raises(on_read):
+                    await read(upstream)
+            assert len(server.seen) == 1 + len(reads)
 
 
 # ------------------------------------------------------------------------------------------------------- plain calls
@@ -294,7 +309,7 @@ async def test_unknown_host_was_never_sent() -> None:
 
 @pytest.mark.asyncio
 async def test_tls_handshake_that_takes_too_long_was_never_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kling_flows.upstream.client._CONNECT_TIMEOUT", 0.2)
+    monkeypatch.setattr("kling_flows.upstream.transport._CONNECT_TIMEOUT", 0.2)
     async with silent_peer() as port, UpstreamClient(account(f"https://127.0.0.1:{port}")) as upstream:
         with pytest.raises(UpstreamUnavailable, match=r"nothing was sent \(ConnectTimeout"):
             await create(upstream)

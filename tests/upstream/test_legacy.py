@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from kling_flows.upstream import Shot, UpstreamStatus, UpstreamTask, UpstreamVideo, parse_request
-from kling_flows.upstream.legacy import UnreadableAnswer, encode_create, parse_list, parse_task
+from kling_flows.upstream import Shot, UnreadableAnswer, UpstreamStatus, UpstreamTask, UpstreamVideo, parse_request
+from kling_flows.upstream.legacy import encode_create, parse_list, parse_task
 
 from .data import load, request
 

@@ -118,6 +118,6 @@ def test_schema_hints_what_a_form_needs() -> None:
     assert fields["model_name"]["enum"] == list(capability_map().living_models)
     assert fields["aspect_ratio"]["enum"] == ["16:9", "9:16", "1:1"]
     assert (fields["duration"]["minimum"], fields["duration"]["maximum"]) == (3, 15)
-    assert fields["prompt"]["maxLength"] == 2500
+    assert fields["prompt"]["maxLength"] == 3072
     assert schema["$defs"]["Mode"]["enum"] == ["std", "pro", "4k"]
     assert all("description" in field for field in fields.values())

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from kling_flows.errors import InvalidRequest
-from kling_flows.upstream import Provider, TextToVideoRequest, capability_map, check, parse_request, validate
+from kling_flows.upstream import Dialect, Provider, TextToVideoRequest, capability_map, check, parse_request, validate
 
 from .data import load, request
 
@@ -36,7 +36,7 @@ def test_default_request_is_valid_everywhere(provider: Provider) -> None:
     check(request(), provider)
 
 
-@pytest.mark.parametrize("name", capability_map().living_models)
+@pytest.mark.parametrize("name", capability_map().living_in(Dialect.LEGACY))
 def test_every_living_model_is_taken(name: str) -> None:
     assert validate(request(model_name=name), KLING) == ()
 
@@ -118,7 +118,7 @@ def test_unknown_model_is_refused_with_the_likely_one() -> None:
 
 def test_wildly_unknown_model_is_refused_with_the_list() -> None:
     text = message(request(model_name="sora"), "model_name")
-    assert all(name in text for name in capability_map().living_models)
+    assert all(name in text for name in capability_map().living_in(Dialect.LEGACY))
 
 
 def test_retired_model_is_refused_with_its_successor() -> None:
@@ -129,7 +129,12 @@ def test_retired_model_is_refused_with_its_successor() -> None:
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("kling-v3-omni", "omni-video"), ("kling-v2-1", "images"), ("kling-3.0-turbo", "standard dialect")],
+    [
+        ("kling-v3-omni", "omni-video"),
+        ("kling-v2-1", "images"),
+        ("kling-3.0-turbo", "standard dialect"),
+        ("kling-3.0", "kling-v3"),
+    ],
 )
 def test_model_of_another_endpoint_is_refused_with_a_hint(name: str, hint: str) -> None:
     made = request(model_name=name)

@@ -9,7 +9,7 @@ import pytest
 
 from kling_flows.upstream import ErrorClass, UpstreamAmbiguous, UpstreamError, UpstreamThrottled
 from kling_flows.upstream.body import Body, decode
-from kling_flows.upstream.legacy import classify
+from kling_flows.upstream.refusals import classify
 
 from .data import load
 

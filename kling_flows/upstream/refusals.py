@@ -1,4 +1,4 @@
-"""What a refusal of the legacy dialect means: by Kling's ``code`` first, never by HTTP status alone (fact sheet 7)."""
+"""What a refusal means, in either dialect: by Kling's ``code`` first, never by HTTP status alone (fact sheet 7)."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ from kling_flows.upstream.text import excerpt
 _LOOK_UP: Final = "Look it up by its external_task_id before sending anything again."
 _CHECK_REQUEST: Final = "Correct the request; the same one will be refused again."
 _CHECK_CREDENTIALS: Final = "Check the key, and that it belongs to the region of this base URL."
+_USE_API_KEY: Final = "Use an API key, or the legacy dialect."
 _CHECK_CLOCK: Final = "A new token did not help either: set this machine's clock, and check the key."
 _CHECK_BASE_URL: Final = "Check the base URL: for CometAPI it ends in /kling."
 
@@ -81,6 +82,7 @@ _BY_OPERATION: Final = frozenset({KlingCode.RESOURCE_MISSING, *range(5000, 6000)
 #: What Kling tells by text only, under codes that mean anything about parameters.
 _EXISTS: Final = re.compile(r"\balready\s+exists?\b", re.IGNORECASE)
 _NO_TASK: Final = re.compile(r"\btask\b.{0,40}\bnot\s+(?:found|exist)", re.IGNORECASE)
+_NO_KEY_PAIR: Final = re.compile(r"\bnot support AK/SK\b", re.IGNORECASE)
 _DISCONTINUED: Final = re.compile(r"\bdiscontinued\b|\bno longer available\b", re.IGNORECASE)
 _TEXT_DECIDES: Final = frozenset(
     {KlingCode.PARAMETERS_INVALID, KlingCode.PARAMETER_VALUE_INVALID, KlingCode.RESOURCE_MISSING}
@@ -196,6 +198,8 @@ def _judge(fault: _Fault) -> _Verdict:
 
 
 def _by_text(fault: _Fault) -> _Verdict | None:
+    if fault.enveloped and fault.code == KlingCode.AUTH_INVALID and _NO_KEY_PAIR.search(fault.message):
+        return _Verdict(UpstreamAuth, "This interface takes no access key and secret key", _USE_API_KEY)
     if not fault.enveloped or (isinstance(fault.code, int) and fault.code not in _TEXT_DECIDES):
         return None
     if _DISCONTINUED.search(fault.message):
@@ -236,7 +240,7 @@ def _by_status(fault: _Fault) -> _Verdict:
         case status if status in _GAVE_UP or status >= _SERVER_ERROR:
             return _unknown_outcome(fault, "The provider could not process the call")
         case status if 200 <= status < 300:
-            return _unknown_outcome(fault, "The answer holds no usable task")
+            return _unknown_outcome(fault, "The answer does not hold what was asked for")
         case status if 300 <= status < 400:
             return _Verdict(UpstreamInvalid, "The provider answered with a redirect", _CHECK_BASE_URL)
         case 404 | 405 | 410:
