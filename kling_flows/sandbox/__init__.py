@@ -1,4 +1,5 @@
-"""The sandbox: an HTTP server that behaves like Kling's legacy text-to-video API, with faults on demand.
+"""The sandbox: an HTTP server that behaves like Kling's text-to-video API in both dialects, with faults on
+demand.
 
 It stands in for Kling in the demo, in tests and in benchmarks, and needs nobody's key. What it imitates is the fact
 sheet; it shares nothing with the client but the API's words (:mod:`kling_flows.upstream.constants`), so that the two
@@ -8,7 +9,7 @@ cannot be wrong in the same way.
         ...  # talk to sandbox.url
 """
 
-from kling_flows.sandbox.server import SandboxServer, run
+from kling_flows.sandbox.server import SandboxServer, Tls, run
 from kling_flows.sandbox.settings import SandboxSettings, VideoSource, parse_seconds
 
-__all__ = ["SandboxServer", "SandboxSettings", "VideoSource", "parse_seconds", "run"]
+__all__ = ["SandboxServer", "SandboxSettings", "Tls", "VideoSource", "parse_seconds", "run"]

@@ -7,11 +7,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from kling_flows.sandbox.account_routes import account_routes
 from kling_flows.sandbox.answers import json_response
 from kling_flows.sandbox.cdn_routes import cdn_routes
 from kling_flows.sandbox.control_routes import control_routes
 from kling_flows.sandbox.kling_routes import kling_routes
 from kling_flows.sandbox.service import SandboxService
+from kling_flows.sandbox.standard_routes import standard_routes
 from kling_flows.sandbox.surfaces import COMETAPI_PREFIX, CometApiSurface, OfficialSurface
 
 
@@ -31,6 +33,8 @@ def create_app(service: SandboxService) -> Starlette:
     app = Starlette(
         routes=[
             *kling_routes(service, official, lists=True),
+            *standard_routes(service, official),
+            *account_routes(service, official),
             *kling_routes(service, cometapi, prefix=COMETAPI_PREFIX, lists=False),
             *cdn_routes(service),
             *control_routes(service),

@@ -21,6 +21,11 @@ COMETAPI_ACCOUNT: Final = "cometapi"
 _COMETAPI_KEY_PREFIX: Final = "sk-"
 _API_KEY_PREFIX: Final = "sandbox-api-key"
 
+#: Seen live where a JWT is sent to the standard dialect (fact sheet 1.3).
+_KEY_PAIR_REFUSED: Final = (
+    "Authentication error. The current API does not support AK/SK; please go to the console "
+    "(https://kling.ai/dev/api-key) to create API key."
+)
 _BEARER: Final = "bearer "
 _MAX_REMEMBERED: Final = 1024
 
@@ -32,8 +37,12 @@ class OfficialAuth:
         # exp by token: callers send one token many times, and checking a signature is most of what a query costs.
         self._known: OrderedDict[str, float] = OrderedDict()
 
-    def account(self, header: str | None) -> str:
+    def account(self, header: str | None, *, key_only: bool = False) -> str:
         """The account of an ``Authorization`` header.
+
+        Args:
+            header: The header.
+            key_only: Whether a JWT is refused, be it good or bad.
 
         Raises:
             Refusal: 401 with 1000 to 1004.
@@ -45,6 +54,10 @@ class OfficialAuth:
         token = header[len(_BEARER) :].strip()
         if token == SANDBOX_API_KEY:
             return OFFICIAL_ACCOUNT
+        if key_only and token.count(".") == 2:
+            raise Refusal(KlingCode.AUTH_INVALID, _KEY_PAIR_REFUSED)
+        if key_only:
+            raise Refusal(KlingCode.AUTH_INVALID, "api key not found")
         if self._known.get(token, 0.0) > time.time():
             return OFFICIAL_ACCOUNT
         self._remember(token, _check_jwt(token))

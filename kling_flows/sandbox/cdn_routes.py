@@ -42,7 +42,7 @@ def cdn_routes(service: SandboxService) -> list[BaseRoute]:
     return [Route(VIDEOS_PATH + "/{name}.mp4", download, methods=["GET"])]
 
 
-def _failure(status: int, headers: dict[str, str] | None) -> Response:
-    response = gateway_page(status, "Error")
+def _failure(status: int, headers: dict[str, str] | None, message: str | None = None, code: str = "") -> Response:
+    response = gateway_page(status, message or "Error")
     response.headers.update(headers or {})
     return response

@@ -1,4 +1,4 @@
-"""The sandbox's own endpoints: charges, counts, tasks, faults. They need no key; serve them to friends only."""
+"""The sandbox's own endpoints: charges, counts, tasks, callbacks, faults. They need no key: serve them to friends."""
 
 from __future__ import annotations
 
@@ -41,7 +41,12 @@ def control_routes(service: SandboxService) -> list[BaseRoute]:
             service.faults.replace([])
         return json_response({"faults": service.faults.describe()})
 
+    async def callbacks(request: Request) -> Response:
+        records = service.callbacks.records()
+        return json_response({"callbacks": records, "count": len(records)})
+
     return [
+        Route("/sandbox/callbacks", callbacks, methods=["GET"]),
         Route("/sandbox/charges", charges, methods=["GET"]),
         Route("/sandbox/stats", stats, methods=["GET"]),
         Route("/sandbox/tasks", tasks, methods=["GET"]),

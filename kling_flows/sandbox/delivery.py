@@ -40,7 +40,7 @@ class Delayed(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the ASGI specification."""
-        if not await _client_left(scope, receive, self._seconds):
+        if not await client_left(scope, receive, self._seconds):
             response = await self._answer()
             await response(scope, receive, send)
 
@@ -58,7 +58,7 @@ class Hanging(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the ASGI specification."""
-        if not await _client_left(scope, receive, self._seconds):
+        if not await client_left(scope, receive, self._seconds):
             Connection.of(scope).cut()
             await disconnected(receive)
 
@@ -196,8 +196,8 @@ def gateway_page(status: int, title: str) -> Response:
     )
 
 
-async def _client_left(scope: Scope, receive: Receive, seconds: float | None) -> bool:
-    """Wait for some time, or until the client has gone; whether it has."""
+async def client_left(scope: Scope, receive: Receive, seconds: float | None) -> bool:
+    """Wait for some time, or until the client has gone; whether it has. The server's stop ends the wait too."""
     connection = Connection.of(scope)
     connection.stalled = True
     try:

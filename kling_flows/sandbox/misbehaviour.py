@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
+from typing import Final, Protocol
 
 from starlette.responses import Response
 
@@ -19,12 +20,25 @@ from kling_flows.sandbox.delivery import (
 )
 from kling_flows.sandbox.errors import Refusal
 from kling_flows.sandbox.faults import Fault, Rule
+from kling_flows.sandbox.hostile import Dripping, GiantHeader, GzipBomb, deep, missing_data, with_invalid_utf8
 from kling_flows.upstream.constants import KlingCode
 
 #: Makes the true answer.
 Answer = Callable[[], Awaitable[Response]]
-#: Makes an error of the surface itself from an HTTP status and headers.
-GatewayError = Callable[[int, dict[str, str] | None], Response]
+
+
+class GatewayError(Protocol):
+    """Makes an error of the surface itself."""
+
+    def __call__(
+        self, status: int, headers: dict[str, str] | None, message: str | None = None, code: str = ""
+    ) -> Response:
+        """The answer; ``message`` and ``code`` count where the surface's envelope has a place for them."""
+        ...
+
+
+#: Seconds between the bytes of an endless answer.
+_DRIP_SECONDS: Final = 0.05
 
 
 async def misbehave(rule: Rule, answer: Answer, gateway_error: GatewayError) -> Response:
@@ -46,8 +60,20 @@ async def misbehave(rule: Rule, answer: Answer, gateway_error: GatewayError) -> 
             return Interrupted(await answer())
         case Fault.TRUNCATED_JSON | Fault.VIDEO_TRUNCATED:
             return Truncated(await answer())
-        case Fault.VIDEO_WRONG_LENGTH:
+        case Fault.VIDEO_WRONG_LENGTH | Fault.WRONG_LENGTH:
             return Overstated(await answer())
+        case Fault.DRIP:
+            return Dripping(await answer(), _DRIP_SECONDS if rule.seconds is None else rule.seconds)
+        case Fault.GIANT_HEADERS:
+            return GiantHeader(await answer())
+        case Fault.GZIP_BOMB:
+            return GzipBomb(rule.status or 200)
+        case Fault.MISSING_DATA:
+            return missing_data()
+        case Fault.DEEP_JSON:
+            return deep()
+        case Fault.INVALID_UTF8:
+            return with_invalid_utf8(await answer())
         case Fault.EMPTY:
             return Response(status_code=rule.status or 200)
         case Fault.HTML:
@@ -61,16 +87,16 @@ async def misbehave(rule: Rule, answer: Answer, gateway_error: GatewayError) -> 
         case Fault.THROTTLE:
             return _error(rule, KlingCode.TOO_FAST)
         case Fault.HTTP_ERROR:
-            if rule.code is not None:
+            if isinstance(rule.code, int):
                 return _error(rule, rule.code)
-            return gateway_error(rule.status or 500, _headers(rule))
-        case Fault.SUCCEED_WITHOUT_URL:
-            # Shows inside of a true answer; whoever makes the answer asks for it there.
+            return gateway_error(rule.status or 500, _headers(rule), rule.message, rule.code or "")
+        case _:
+            # It shows inside of a true answer; whoever makes the answer asks for it there.
             return await answer()
 
 
 def _error(rule: Rule, code: int) -> Response:
-    refusal = Refusal(code, status=rule.status)
+    refusal = Refusal(code, rule.message, status=rule.status)
     return kling_error(refusal.code, refusal.message, refusal.status, _headers(rule))
 
 

@@ -35,6 +35,8 @@ class Model:
         multi_shot: Whether one order can have several shots.
         voices: Whether ``voice_list`` is taken (fact sheet 3, D2).
         camera: Whether ``camera_control`` is taken, in mode std with 5 s (fact sheet 2.2).
+        always_sound: Whether every clip has sound, whatever was ordered (fact sheet 2.3).
+        max_prompt: Longest ``prompt`` in characters.
     """
 
     rates: Mapping[str, Rate]
@@ -43,6 +45,8 @@ class Model:
     multi_shot: bool = False
     voices: bool = False
     camera: bool = False
+    always_sound: bool = False
+    max_prompt: int = 2500
 
 
 def _rate(silent: str, sound: str | None = None, voice: str | None = None) -> Rate:
@@ -53,7 +57,8 @@ def _rate(silent: str, sound: str | None = None, voice: str | None = None) -> Ra
     )
 
 
-#: By ``model_name``. The per-clip prices of the fact sheet are all proportional to the length, so rates say the same.
+#: By the legacy ``model_name``. The per-clip prices of the fact sheet are all proportional to the length, so rates say
+#: the same.
 MODELS: Final[Mapping[str, Model]] = MappingProxyType(
     {
         "kling-v1": Model({"std": _rate("0.2"), "pro": _rate("0.7")}, cfg_scale=True, camera=True),
@@ -73,18 +78,46 @@ MODELS: Final[Mapping[str, Model]] = MappingProxyType(
     }
 )
 
+_UP_TO_15: Final = frozenset(range(3, 16))
+
+#: By the ``{model}`` of the standard dialect's path; ``std``, ``pro`` and ``4k`` stand for ``720p``, ``1080p`` and
+#: ``4k`` (fact sheet 2.3 and 8.1).
+STANDARD_MODELS: Final[Mapping[str, Model]] = MappingProxyType(
+    {
+        "kling-3.0-turbo": Model(
+            {"std": _rate("0.8", "0.8"), "pro": _rate("1.0", "1.0")},
+            lengths=_UP_TO_15,
+            always_sound=True,
+            max_prompt=3072,
+        ),
+        "kling-3.0": Model(
+            MODELS["kling-v3"].rates,
+            lengths=_UP_TO_15,
+            multi_shot=True,
+            max_prompt=3072,
+        ),
+        "kling-2.6": Model(MODELS["kling-v2-6"].rates),
+        "kling-2.5-turbo": Model(MODELS["kling-v2-5-turbo"].rates),
+    }
+)
+
+#: The legacy ``model_name`` of each standard model that has one (fact sheet 0).
+LEGACY_NAMES: Final[Mapping[str, str]] = MappingProxyType(
+    {"kling-3.0": "kling-v3", "kling-2.6": "kling-v2-6", "kling-2.5-turbo": "kling-v2-5-turbo"}
+)
+
 
 def units(model_name: str, mode: str, seconds: int, *, sound: bool, voice: bool) -> Decimal:
     """Price of one clip in video units.
 
     Args:
-        model_name: A key of :data:`MODELS`.
+        model_name: A key of :data:`MODELS` or of :data:`STANDARD_MODELS`.
         mode: One of its modes.
         seconds: Ordered length.
         sound: Whether sound is ordered.
         voice: Whether a voice of the caller's is ordered.
     """
-    rate = MODELS[model_name].rates[mode]
+    rate = (MODELS.get(model_name) or STANDARD_MODELS[model_name]).rates[mode]
     per_second = rate.silent
     if sound and rate.sound is not None:
         per_second = rate.voice if voice and rate.voice is not None else rate.sound

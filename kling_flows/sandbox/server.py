@@ -6,8 +6,10 @@ import contextlib
 import os
 import signal
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Final, Self
@@ -16,6 +18,7 @@ import uvicorn
 
 from kling_flows.errors import ConfigurationError
 from kling_flows.sandbox.app import create_app
+from kling_flows.sandbox.callbacks import CallbackRecord
 from kling_flows.sandbox.charges import ChargeRecord
 from kling_flows.sandbox.connection import ConnectionProtocol
 from kling_flows.sandbox.faults import parse_rules
@@ -31,6 +34,34 @@ _KEEP_ALIVE_SECONDS: Final = 75
 _THREAD_SECONDS: Final = 30.0
 
 
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """What https is served with.
+
+    Args:
+        certificate: File with the certificate, in PEM.
+        key: File with its key, in PEM and without a password.
+
+    Raises:
+        ConfigurationError: They cannot be read, or do not belong together.
+    """
+
+    certificate: Path
+    key: Path
+
+    def __post_init__(self) -> None:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        try:
+            context.load_cert_chain(self.certificate, self.key, _no_password)
+        except (OSError, ValueError) as error:
+            raise ConfigurationError("tls", f"cannot use {self.certificate} with {self.key}: {error}") from error
+
+
+def _no_password() -> str:
+    # Else OpenSSL asks for it on the terminal.
+    raise ValueError("the key has a password; give one without")
+
+
 def announce(url: str) -> None:
     """Print the line that says where the sandbox is."""
     print(f"sandbox listening on {url}", flush=True)  # noqa: T201
@@ -43,6 +74,7 @@ def run(
     settings: SandboxSettings,
     port_file: Path | None = None,
     ready: Callable[[str], None] = announce,
+    tls: Tls | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; returns then.
 
@@ -52,6 +84,7 @@ def run(
         settings: The sandbox's settings.
         port_file: Where to write the port once the sandbox answers; appears complete or not at all.
         ready: Called with the sandbox's URL once it answers.
+        tls: What to serve https with; ``None`` for http.
 
     Raises:
         ConfigurationError: The address cannot be used, or rendering is wanted and its packages are not installed.
@@ -63,7 +96,7 @@ def run(
         ready(url)
 
     with _listen(host, port) as listener, contextlib.closing(SandboxService(settings)) as service:
-        _Server(service, started).run(sockets=[listener])
+        _Server(service, started, tls).run(sockets=[listener])
 
 
 class SandboxServer:
@@ -73,16 +106,27 @@ class SandboxServer:
         settings: The sandbox's settings.
         host: Address to listen on.
         port: Port to listen on; 0 for any free one.
+        tls: What to serve https with; ``None`` for http.
+
+    Raises:
+        ConfigurationError: As :func:`run`.
     """
 
-    def __init__(self, settings: SandboxSettings | None = None, *, host: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(
+        self,
+        settings: SandboxSettings | None = None,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        tls: Tls | None = None,
+    ) -> None:
         self._service = SandboxService(settings or SandboxSettings())
         self._started = threading.Event()
-        self._server = _Server(self._service, self._note_started)
+        self._server = _Server(self._service, self._note_started, tls)
         self._listener = _listen(host, port)
         self._thread = threading.Thread(target=self._serve, name="sandbox", daemon=True)
         #: Base URL without a trailing slash; CometAPI's surface is below ``/kling``.
-        self.url = _url_of(self._listener)
+        self.url = _url_of(self._listener, tls)
 
     def __enter__(self) -> Self:
         """Start; returns once the sandbox answers."""
@@ -110,6 +154,10 @@ class SandboxServer:
         """What ``GET /sandbox/tasks`` lists."""
         return self._service.task_records()
 
+    def callbacks(self) -> list[CallbackRecord]:
+        """What ``GET /sandbox/callbacks`` lists."""
+        return self._service.callbacks.records()
+
     def set_faults(self, rules: Sequence[Mapping[str, object]]) -> None:
         """Put fault rules in force instead of the present ones; an empty list for none.
 
@@ -132,7 +180,7 @@ class SandboxServer:
 class _Server(uvicorn.Server):
     """Uvicorn, told where to report that it has started, and ending like any program when it is asked to."""
 
-    def __init__(self, service: SandboxService, started: Callable[[str], None]) -> None:
+    def __init__(self, service: SandboxService, started: Callable[[str], None], tls: Tls | None) -> None:
         super().__init__(
             uvicorn.Config(
                 create_app(service),
@@ -146,15 +194,24 @@ class _Server(uvicorn.Server):
                 backlog=_BACKLOG,
                 timeout_keep_alive=_KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=_GRACE_SECONDS,
+                ssl_certfile=None if tls is None else tls.certificate,
+                ssl_keyfile=None if tls is None else tls.key,
             )
         )
+        self._service = service
+        self._tls = tls
         self._report = started
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, then report."""
         await super().startup(sockets)
         if sockets:
-            self._report(_url_of(sockets[0]))
+            self._report(_url_of(sockets[0], self._tls))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop the callbacks, then serving."""
+        await self._service.stop()
+        await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -186,11 +243,12 @@ def _listen(host: str, port: int) -> socket.socket:
         raise ConfigurationError("port", f"cannot listen on {host}:{port}: {error.strerror or error}") from error
 
 
-def _url_of(listener: socket.socket) -> str:
+def _url_of(listener: socket.socket, tls: Tls | None) -> str:
     host, port = listener.getsockname()[:2]
     if host in ("0.0.0.0", "::"):  # noqa: S104
         host = "127.0.0.1"
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "http" if tls is None else "https"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def _write_atomically(path: Path, text: str) -> None:

@@ -6,26 +6,33 @@ import asyncio
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
-from typing import Any, TypedDict, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypedDict, TypeVar
 
+from kling_flows.sandbox.callbacks import CallbackSender
 from kling_flows.sandbox.charges import ChargeBook
 from kling_flows.sandbox.clips import clip_for
-from kling_flows.sandbox.faults import FaultBoard, Operation
+from kling_flows.sandbox.fault_board import FaultBoard
+from kling_flows.sandbox.faults import Operation
+from kling_flows.sandbox.packs import PackBook
 from kling_flows.sandbox.settings import SandboxSettings
 from kling_flows.sandbox.signing import UrlSigner
-from kling_flows.sandbox.tasks import Task, TaskBook
+from kling_flows.sandbox.tasks import FAILURE_TEXT, Task, TaskBook
 from kling_flows.sandbox.text2video import Text2Video
 from kling_flows.sandbox.videos import VideoStore, open_store
+from kling_flows.sandbox.view import Viewer
 from kling_flows.upstream.constants import StatusWord
 
 _T = TypeVar("_T")
+
+_COUNTED: Final = (Operation.CREATE, Operation.GET, Operation.LIST, Operation.DOWNLOAD)
 
 
 class Stats(TypedDict):
     """Counts since the start.
 
-    ``calls`` has one count per operation, refused and failed calls included; a HEAD does not count as a download.
+    ``calls`` has one count per operation on tasks, refused and failed calls included; a HEAD does not count as a
+    download.
     ``bytes_served`` are bytes of video bodies. ``tasks`` has the number of tasks by their present ``task_status``.
     """
 
@@ -62,10 +69,13 @@ class SandboxService:
 
     def __init__(self, settings: SandboxSettings) -> None:
         self.settings = settings
-        self.tasks = TaskBook(settings)
+        self.packs = PackBook(settings.units)
+        self.tasks = TaskBook(settings, self.packs.check)
         self.charges = ChargeBook()
         self.faults = FaultBoard(settings.seed)
         self.signer = UrlSigner(settings.url_lifetime)
+        self.viewer = Viewer(self.faults, self.signer)
+        self.callbacks = CallbackSender(settings, self.faults, self.viewer)
         self.videos: VideoStore = open_store(settings)
         self.bytes_served = 0
         self._calls: Counter[Operation] = Counter()
@@ -79,24 +89,40 @@ class SandboxService:
         """Note bytes of video sent."""
         self.bytes_served += number
 
-    def accept(self, account: str, order: Text2Video) -> Task:
-        """Take an order and charge it.
+    def now(self) -> float:
+        """The clock that decides the states of tasks."""
+        return time.monotonic()
+
+    def accept(self, account: str, order: Text2Video, base: str) -> Task:
+        """Take an order, charge it, and report what becomes of it.
+
+        Args:
+            account: Whose it is.
+            order: What is ordered.
+            base: What the URLs of results begin with in callbacks.
 
         Raises:
             Refusal: It is not accepted, and not charged.
         """
-        task = self.tasks.accept(account, order)
+
+        def failure() -> str | None:
+            rule = self.faults.for_order(order.searchable)
+            return None if rule is None else rule.message or FAILURE_TEXT
+
+        task = self.tasks.accept(account, order, failure=failure)
         self.charges.add(task)
+        self.packs.hold(task)
+        self.callbacks.schedule(task, base)
         if task.outcome is StatusWord.SUCCEED and math.isfinite(task.final_at):
             self.videos.prepare(clip_for(order, watermark=False))
         return task
 
-    def later(self, seconds: float, action: Callable[[], _T]) -> asyncio.Task[_T]:
+    def later(self, seconds: float, action: Callable[[], Awaitable[_T]]) -> asyncio.Task[_T]:
         """Do something after some time, whatever becomes of the call that asked for it."""
 
         async def wait_and_act() -> _T:
             await asyncio.sleep(seconds)
-            return action()
+            return await action()
 
         task = asyncio.create_task(wait_and_act())
         # The loop holds its tasks only weakly.
@@ -109,7 +135,7 @@ class SandboxService:
         now = time.monotonic()
         states = Counter(task.status(now) for task in self.tasks.all())
         return Stats(
-            calls={operation.value: self._calls[operation] for operation in Operation},
+            calls={operation.value: self._calls[operation] for operation in _COUNTED},
             bytes_served=self.bytes_served,
             tasks={word.value: states[word] for word in StatusWord},
         )
@@ -118,6 +144,10 @@ class SandboxService:
         """Every task, oldest first."""
         now = time.monotonic()
         return [_record(task, now) for task in self.tasks.all()]
+
+    async def stop(self) -> None:
+        """Report nothing more; call before the loop ends."""
+        await self.callbacks.stop()
 
     def close(self) -> None:
         """Give up what is being rendered and drop the files; call once nothing is served any more."""

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import base64
+import math
+from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 from kling_flows.errors import ConfigurationError
+from kling_flows.upstream.constants import StatusWord
+
+#: Environment variable with the secrets of callbacks, apart by blanks: other users of a machine see its command lines.
+SECRETS_VARIABLE: Final = "KLING_FLOWS_SANDBOX_CALLBACK_SECRETS"
 
 
 class VideoSource(StrEnum):
@@ -21,8 +28,9 @@ class VideoSource(StrEnum):
 class SandboxSettings:
     """Settings of one sandbox.
 
-    The last four are open questions about the real service (fact sheet 7.3 and 11): nobody has shown how it answers,
-    so a client must be right either way, and the sandbox can play both.
+    ``reject_duplicates``, ``external_id_lookup``, ``lookup_lag`` and what concerns callbacks are open questions about
+    the real service (fact sheet 6, 7.3 and 11): nobody has shown how it answers, so a client must be right either way,
+    and the sandbox can play both.
 
     Args:
         seconds: Shortest and longest time from create to the end of a task, in seconds. Kling itself takes one to ten
@@ -40,6 +48,18 @@ class SandboxSettings:
         reject_duplicates: Whether a second create with the same ``external_task_id`` is refused.
         external_id_lookup: Whether a task can be asked for by its ``external_task_id``.
         lookup_lag: Seconds after its create during which a task is "not found" by queries and not listed.
+        units: Video units in the account's pack; a create that it cannot pay is refused with 429/1102. ``None`` for a
+            pack of 10,000 that is topped up by as many whenever it would run out, 0 for an account without packs.
+        limit_costs: Whether a second ``GET /account/costs`` within one second is refused with 429/1302; Kling only
+            asks for that (fact sheet 8.3).
+        callback_secrets: Secrets (``whsec_...``) that callbacks are signed with; several during a rotation, none for
+            callbacks without a signature.
+        sign_legacy_callbacks: Whether callbacks of orders by a legacy path are signed as well.
+        callback_states: States whose beginning is reported.
+        callback_attempts: Attempts at each callback.
+        callback_retry_seconds: Seconds before the second attempt; doubled before each further one.
+        callback_timeout: Seconds that a receiver has to answer.
+        callback_concurrency: Callbacks under way at the same time.
     """
 
     seconds: tuple[float, float] = (4.0, 8.0)
@@ -53,6 +73,15 @@ class SandboxSettings:
     reject_duplicates: bool = True
     external_id_lookup: bool = True
     lookup_lag: float = 0.0
+    units: float | None = None
+    limit_costs: bool = False
+    callback_secrets: tuple[str, ...] = field(default=(), repr=False)
+    sign_legacy_callbacks: bool = True
+    callback_states: frozenset[StatusWord] = frozenset(StatusWord)
+    callback_attempts: int = 5
+    callback_retry_seconds: float = 1.0
+    callback_timeout: float = 5.0
+    callback_concurrency: int = 16
 
     def __post_init__(self) -> None:
         shortest, longest = self.seconds
@@ -62,6 +91,26 @@ class SandboxSettings:
             raise ConfigurationError("concurrency", "a number of tasks is wanted, or 0 for no limit")
         if self.render_workers < 1:
             raise ConfigurationError("render_workers", "at least 1 is wanted")
+        if self.units is not None and not 0 <= self.units < math.inf:
+            raise ConfigurationError("units", "a number of units is wanted, at least 0")
+        if min(self.callback_attempts, self.callback_concurrency) < 1:
+            raise ConfigurationError("callback_attempts and callback_concurrency", "at least 1 is wanted")
+        if self.callback_retry_seconds < 0 or self.callback_timeout <= 0:
+            raise ConfigurationError("callback_retry_seconds and callback_timeout", "a time is wanted")
+        for secret in self.callback_secrets:
+            _check_secret(secret)
+
+
+def _check_secret(secret: str) -> None:
+    prefix, _, key = secret.partition("_")
+    # Secrets come with and without the padding of their base64.
+    padded = key + "=" * (-len(key) % 4)
+    try:
+        usable = prefix == "whsec" and bool(base64.b64decode(padded, validate=True))
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ConfigurationError("callback_secrets", "a secret is whsec_ and a key in base64 behind it")
 
 
 def parse_seconds(text: str) -> tuple[float, float]:

@@ -50,21 +50,23 @@ class Surface(Protocol):
         """There is no such endpoint."""
         ...
 
-    def gateway_error(self, status: int, headers: dict[str, str] | None) -> Response:
-        """The surface itself fails, without a code of Kling's."""
+    def gateway_error(
+        self, status: int, headers: dict[str, str] | None, message: str | None = None, code: str = ""
+    ) -> Response:
+        """The surface itself fails, without a code of Kling's; ``code`` is that of CometAPI's envelope."""
         ...
 
 
 class OfficialSurface:
-    """Kling's own legacy API."""
+    """Kling's own API, both dialects of it."""
 
     def __init__(self) -> None:
         self._auth = OfficialAuth()
 
-    def account(self, authorization: str | None) -> str:
-        """See :class:`Surface`."""
+    def account(self, authorization: str | None, *, key_only: bool = False) -> str:
+        """See :class:`Surface`; with ``key_only`` a JWT is refused, as by the standard dialect (fact sheet 1.3)."""
         try:
-            return self._auth.account(authorization)
+            return self._auth.account(authorization, key_only=key_only)
         except Refusal as refusal:
             raise Unauthorized(refusal_response(refusal)) from refusal
 
@@ -86,10 +88,12 @@ class OfficialSurface:
         """See :class:`Surface`; 404 with 1202 or 1203 (fact sheet 7.1)."""
         return refusal_response(Refusal(KlingCode.METHOD_INVALID if wrong_method else KlingCode.RESOURCE_MISSING))
 
-    def gateway_error(self, status: int, headers: dict[str, str] | None) -> Response:
+    def gateway_error(
+        self, status: int, headers: dict[str, str] | None, message: str | None = None, code: str = ""
+    ) -> Response:
         """See :class:`Surface`."""
-        code = _CODE_OF_GATEWAY.get(status, KlingCode.INTERNAL_ERROR)
-        return kling_error(code, TEXT_OF_CODE[code], status, headers)
+        kling_code = _CODE_OF_GATEWAY.get(status, KlingCode.INTERNAL_ERROR)
+        return kling_error(kling_code, message or TEXT_OF_CODE[kling_code], status, headers)
 
 
 class CometApiSurface:
@@ -124,9 +128,11 @@ class CometApiSurface:
         """See :class:`Surface`."""
         return cometapi_error(f"Invalid URL ({method} {path})", 404)
 
-    def gateway_error(self, status: int, headers: dict[str, str] | None) -> Response:
+    def gateway_error(
+        self, status: int, headers: dict[str, str] | None, message: str | None = None, code: str = ""
+    ) -> Response:
         """See :class:`Surface`."""
-        return cometapi_error("upstream error", status, headers)
+        return cometapi_error(message or "upstream error", status, headers, code)
 
 
 def refusal_response(refusal: Refusal) -> Response:

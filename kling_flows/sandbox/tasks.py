@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import bisect
 import heapq
 import math
 import random
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -43,6 +44,7 @@ class Task:
         processing_at: ``time.monotonic()`` from which it is processing.
         final_at: ``time.monotonic()`` at which it ends; infinite if it never does.
         outcome: How it ends.
+        failure: Why, if it fails.
     """
 
     task_id: str
@@ -54,6 +56,7 @@ class Task:
     processing_at: float
     final_at: float
     outcome: StatusWord
+    failure: str = FAILURE_TEXT
 
     def status(self, now: float) -> StatusWord:
         """Its state at a value of ``time.monotonic()``."""
@@ -80,34 +83,42 @@ class TaskBook:
 
     Args:
         settings: The sandbox's settings.
+        afford: Raises the refusal of an order that its account cannot pay.
     """
 
-    def __init__(self, settings: SandboxSettings) -> None:
+    def __init__(self, settings: SandboxSettings, afford: Callable[[str, Text2Video], None]) -> None:
         self._settings = settings
+        self._afford = afford
         self._last_id = 0
         self._by_account: defaultdict[str, list[Task]] = defaultdict(list)
         self._by_id: dict[tuple[str, str], Task] = {}
         self._by_external_id: dict[tuple[str, str], Task] = {}
         self._by_video: dict[str, Task] = {}
-        # Ends of unfinished tasks by account and model, soonest first.
+        # Ends of unfinished tasks by account and model version, soonest first.
         self._running: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
 
-    def accept(self, account: str, order: Text2Video) -> Task:
+    def accept(self, account: str, order: Text2Video, *, failure: Callable[[], str | None] = lambda: None) -> Task:
         """Take an order.
 
+        Args:
+            account: Whose it is.
+            order: What is ordered.
+            failure: Gives the reason for which the task will fail, if one is wanted; asked once it is accepted.
+
         Raises:
-            Refusal: The external id is taken, or the account has no free slot for the model.
+            Refusal: The external id is taken, the account cannot pay, or it has no free slot for the model.
         """
         key = (account, order.external_task_id or "")
         if order.external_task_id and self._settings.reject_duplicates and key in self._by_external_id:
             raise invalid(f"External_task_id {order.external_task_id} already exists")
+        self._afford(account, order)
         now = time.monotonic()
-        running = self._running[account, order.model_name]
+        running = self._running[account, order.version]
         while running and running[0] <= now:
             heapq.heappop(running)
         if self._settings.concurrency and len(running) >= self._settings.concurrency:
             raise Refusal(KlingCode.CONCURRENCY_EXCEEDED)
-        task = self._new_task(account, order, now)
+        task = self._new_task(account, order, now, failure())
         heapq.heappush(running, task.final_at)
         self._by_account[account].append(task)
         self._by_id[account, task.task_id] = task
@@ -128,6 +139,33 @@ class TaskBook:
         if task is None or not self._visible(task, time.monotonic()):
             raise invalid(f"Task not found by id/external id: {key}")
         return task
+
+    def find_all(self, account: str, keys: Sequence[str], *, external: bool) -> list[Task]:
+        """The account's tasks with those task ids, or with those external ids; unknown ones are left out."""
+        if external and not self._settings.external_id_lookup:
+            return []
+        book = self._by_external_id if external else self._by_id
+        now = time.monotonic()
+        found = (book.get((account, key)) for key in dict.fromkeys(keys))
+        return [task for task in found if task is not None and self._visible(task, now)]
+
+    def before(self, account: str, place: int | None) -> Iterator[tuple[int, Task]]:
+        """The account's tasks from the newest to the oldest, each with its place.
+
+        Args:
+            account: Whose.
+            place: Only tasks before this place; ``None`` for all.
+        """
+        tasks = self._by_account[account]
+        end = len(tasks) if place is None else min(place, len(tasks))
+        now = time.monotonic()
+        for number in range(end - 1, -1, -1):
+            if self._visible(tasks[number], now):
+                yield number, tasks[number]
+
+    def place_after(self, account: str, created_ms: int) -> int:
+        """The place behind the last of the account's tasks created at or before ``created_ms``."""
+        return bisect.bisect_right(self._by_account[account], created_ms, key=lambda task: task.created_ms)
 
     def find_video(self, video_id: str) -> Task | None:
         """The task that has that result."""
@@ -151,10 +189,11 @@ class TaskBook:
     def _visible(self, task: Task, now: float) -> bool:
         return now - task.created_at >= self._settings.lookup_lag
 
-    def _new_task(self, account: str, order: Text2Video, now: float) -> Task:
+    def _new_task(self, account: str, order: Text2Video, now: float, failure: str | None) -> Task:
         # A named order takes the same time in every run; the others take what the seed gives for their number.
         name = order.external_task_id or f"#{len(self._by_video)}"
         took = random.Random(f"{self._settings.seed}:{name}").uniform(*self._settings.seconds)
+        fails = failure is not None or FAIL_MARK in order.words
         return Task(
             task_id=self._new_id(),
             video_id=self._new_id(),
@@ -164,7 +203,8 @@ class TaskBook:
             created_at=now,
             processing_at=now + min(_SUBMITTED_SHARE * took, _SUBMITTED_MAX),
             final_at=math.inf if STUCK_MARK in order.words else now + took,
-            outcome=StatusWord.FAILED if FAIL_MARK in order.words else StatusWord.SUCCEED,
+            outcome=StatusWord.FAILED if fails else StatusWord.SUCCEED,
+            failure=failure or FAILURE_TEXT,
         )
 
     def _new_id(self) -> str:

@@ -1,4 +1,4 @@
-"""Reads the body of a create as Kling does: unknown fields are ignored, known ones are checked (fact sheet 2.1)."""
+"""Reads a legacy create's body as Kling does: unknown fields are ignored, known ones are checked (fact sheet 2.1)."""
 
 from __future__ import annotations
 
@@ -6,11 +6,24 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Final, cast
+from typing import Final
 
 from kling_flows.sandbox.errors import Refusal, invalid
-from kling_flows.sandbox.models import MODELS, Model, units
-from kling_flows.upstream.constants import KlingCode
+from kling_flows.sandbox.fields import (
+    an_object,
+    array,
+    check_length,
+    flag,
+    invalid_value,
+    number,
+    one_of,
+    seconds_text,
+    text,
+    top_level,
+    watermark,
+)
+from kling_flows.sandbox.models import LEGACY_NAMES, MODELS, Model, units
+from kling_flows.upstream.constants import Dialect, KlingCode
 
 #: Longest ``prompt`` and ``negative_prompt`` in characters, and longest prompt of one shot.
 MAX_PROMPT: Final = 2500
@@ -46,6 +59,8 @@ class Text2Video:
         watermark: Whether a second file with a watermark is ordered.
         words: The prompt; of a customized multi-shot order its shots, since the prompt does not count there.
         external_task_id: The caller's own id; ``None`` where there is none.
+        callback_url: Where changes of state are reported; ``None`` where nobody wants to know.
+        dialect: The generation of the API that it came by.
     """
 
     model_name: str
@@ -57,11 +72,18 @@ class Text2Video:
     watermark: bool
     words: str
     external_task_id: str | None
+    callback_url: str | None = None
+    dialect: Dialect = Dialect.LEGACY
 
     @property
     def units(self) -> Decimal:
         """Price in video units."""
         return units(self.model_name, self.mode, self.seconds, sound=self.sound, voice=self.voice)
+
+    @property
+    def version(self) -> str:
+        """The model version whose slots it takes: the same by either dialect (fact sheet 7.2)."""
+        return LEGACY_NAMES.get(self.model_name, self.model_name)
 
     @property
     def searchable(self) -> str:
@@ -82,31 +104,26 @@ def parse_order(body: object, *, discontinued: frozenset[str]) -> Text2Video:
     Raises:
         Refusal: The order breaks a rule; the first one found.
     """
-    if not isinstance(body, dict):
-        raise Refusal(KlingCode.PARAMETERS_INVALID)
-    fields = cast(Mapping[str, object], body)
-    name = _text(fields, "model_name") or _DEFAULT_MODEL
-    if name in discontinued:
-        raise invalid(f"The model '{name}' has been discontinued and is no longer available.")
+    fields = top_level(body)
+    name = text(fields, "model_name") or _DEFAULT_MODEL
+    check_living(name, discontinued)
     model = MODELS.get(name)
     if model is None:
         raise invalid("model is not supported")
-    mode = _one_of(fields, "mode", ("std", "pro", "4k"), "std")
-    aspect_ratio = _one_of(fields, "aspect_ratio", _ASPECT_RATIOS, "16:9")
-    sound = _one_of(fields, "sound", ("on", "off"), "off") == "on"
-    seconds = _seconds(_text(fields, "duration") or "5", "duration")
+    mode = one_of(fields, "mode", ("std", "pro", "4k"), "std")
+    aspect_ratio = one_of(fields, "aspect_ratio", _ASPECT_RATIOS, "16:9")
+    sound = one_of(fields, "sound", ("on", "off"), "off") == "on"
+    seconds = seconds_text(text(fields, "duration") or "5", "duration")
     rate = model.rates.get(mode)
     if rate is None or seconds not in model.lengths:
         raise invalid(f"model/mode/duration({name}/{mode}/{seconds}) is not supported")
     if sound and rate.sound is None:
         raise invalid(f"model/mode/sound({name}/{mode}/on) is not supported")
-    _check_text(_text(fields, "negative_prompt") or "", "negative_prompt", MAX_PROMPT)
+    check_length(text(fields, "negative_prompt") or "", "negative_prompt", MAX_PROMPT)
     _check_cfg_scale(fields, name, model)
     _check_camera(fields, model, mode, seconds)
     words = _words(fields, name, model, seconds)
-    if REJECT_MARK in words:
-        raise Refusal(KlingCode.CONTENT_POLICY)
-    _text(fields, "callback_url")
+    check_content(words)
     return Text2Video(
         model_name=name,
         mode=mode,
@@ -114,76 +131,30 @@ def parse_order(body: object, *, discontinued: frozenset[str]) -> Text2Video:
         seconds=seconds,
         sound=sound,
         voice=_has_voice(fields, name, model, sound=sound),
-        watermark=_watermark(fields),
+        watermark=watermark(fields),
         words=words,
-        external_task_id=_text(fields, "external_task_id") or None,
+        external_task_id=text(fields, "external_task_id") or None,
+        callback_url=text(fields, "callback_url") or None,
     )
 
 
-def _invalid_value(name: str, value: object) -> Refusal:
-    return invalid(f"{name} value '{str(value)[:100]}' is invalid")
+def check_living(name: str, discontinued: frozenset[str]) -> None:
+    """Refuse a model that has been discontinued, in the words seen live (fact sheet 2.5)."""
+    if name in discontinued:
+        raise invalid(f"The model '{name}' has been discontinued and is no longer available.")
 
 
-def _text(fields: Mapping[str, object], name: str) -> str | None:
-    value = fields.get(name)
-    if value is None or isinstance(value, str):
-        return value
-    raise _invalid_value(name, value)
-
-
-def _flag(fields: Mapping[str, object], name: str, path: str) -> bool:
-    value = fields.get(name)
-    if value is None or isinstance(value, bool):
-        return bool(value)
-    raise _invalid_value(path, value)
-
-
-def _one_of(fields: Mapping[str, object], name: str, allowed: tuple[str, ...], default: str) -> str:
-    value = _text(fields, name) or default
-    if value not in allowed:
-        raise _invalid_value(name, value)
-    return value
-
-
-def _object(value: object, name: str) -> Mapping[str, object]:
-    if not isinstance(value, dict):
-        raise _invalid_value(name, value)
-    return cast(Mapping[str, object], value)
-
-
-def _array(fields: Mapping[str, object], name: str) -> list[object]:
-    value = fields.get(name)
-    if value is None:
-        return []
-    if not isinstance(value, list):
-        raise _invalid_value(name, value)
-    return cast(list[object], value)
-
-
-def _number(value: object, name: str, low: float, high: float) -> float:
-    # A JSON true is an int to Python, and is no number to Kling.
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-        raise _invalid_value(name, value)
-    return float(value)
-
-
-def _seconds(text: str, name: str) -> int:
-    # int() also takes " 5", "+5", "5_0" and other scripts' digits, and refuses thousands of them in another way.
-    if not (text.isascii() and text.isdigit() and len(text) <= 4):
-        raise _invalid_value(name, text)
-    return int(text)
-
-
-def _check_text(text: str, name: str, limit: int) -> None:
-    if len(text) > limit:
-        raise invalid(f"{name} is too long: {len(text)} characters, at most {limit}")
+def check_content(words: str) -> None:
+    """Refuse words that ask for it (:data:`REJECT_MARK`) with 400/1301."""
+    if REJECT_MARK in words:
+        raise Refusal(KlingCode.CONTENT_POLICY)
 
 
 def _check_cfg_scale(fields: Mapping[str, object], name: str, model: Model) -> None:
     value = fields.get("cfg_scale")
     if value is None:
         return
-    _number(value, "cfg_scale", 0, 1)
+    number(value, "cfg_scale", 0, 1)
     if not model.cfg_scale:
         raise invalid(f"cfg_scale is not supported by {name}")
 
@@ -192,29 +163,29 @@ def _check_camera(fields: Mapping[str, object], model: Model, mode: str, seconds
     value = fields.get("camera_control")
     if value is None:
         return
-    control = _object(value, "camera_control")
+    control = an_object(value, "camera_control")
     if not model.camera or mode != "std" or seconds != 5:
         raise invalid(_CAMERA_REFUSED)
-    kind = _one_of(control, "type", ("simple", *_CAMERA_PRESETS), "")
+    kind = one_of(control, "type", ("simple", *_CAMERA_PRESETS), "")
     config = control.get("config")
     if kind != "simple":
         if config is not None:
             raise invalid(f"camera_control.config is not supported with type {kind}")
         return
-    axes = _object(config, "camera_control.config")
-    moves = [_number(axes.get(axis, 0), f"camera_control.config.{axis}", -10, 10) for axis in _CAMERA_AXES]
+    axes = an_object(config, "camera_control.config")
+    moves = [number(axes.get(axis, 0), f"camera_control.config.{axis}", -10, 10) for axis in _CAMERA_AXES]
     if sum(1 for move in moves if not math.isclose(move, 0)) != 1:
         raise invalid("camera_control.config needs exactly one value other than 0")
 
 
 def _words(fields: Mapping[str, object], name: str, model: Model, seconds: int) -> str:
-    prompt = _text(fields, "prompt") or ""
-    _check_text(prompt, "prompt", MAX_PROMPT)
-    if _flag(fields, "multi_shot", "multi_shot"):
+    prompt = text(fields, "prompt") or ""
+    check_length(prompt, "prompt", MAX_PROMPT)
+    if flag(fields, "multi_shot"):
         if not model.multi_shot:
             raise invalid(f"multi_shot is not supported by {name}")
-        if _one_of(fields, "shot_type", ("customize", "intelligence"), "") == "customize":
-            return _shots(_array(fields, "multi_prompt"), seconds)
+        if one_of(fields, "shot_type", ("customize", "intelligence"), "") == "customize":
+            return _shots(array(fields, "multi_prompt"), seconds)
     if not prompt.strip():
         raise invalid("prompt is empty")
     return prompt
@@ -225,19 +196,19 @@ def _shots(shots: list[object], seconds: int) -> str:
         raise invalid(f"multi_prompt needs 1 to {MAX_SHOTS} shots, but has {len(shots)}")
     total = 0
     words: list[str] = []
-    for number, item in enumerate(shots):
-        path = f"multi_prompt[{number}]"
-        shot = _object(item, path)
+    for place, item in enumerate(shots):
+        path = f"multi_prompt[{place}]"
+        shot = an_object(item, path)
         index = shot.get("index")
         if isinstance(index, bool) or not isinstance(index, int):
-            raise _invalid_value(f"{path}.index", index)
-        prompt = _text(shot, "prompt") or ""
+            raise invalid_value(f"{path}.index", index)
+        prompt = text(shot, "prompt") or ""
         if not prompt.strip():
             raise invalid(f"{path}.prompt is empty")
-        _check_text(prompt, f"{path}.prompt", MAX_SHOT_PROMPT)
-        length = _seconds(_text(shot, "duration") or "", f"{path}.duration")
+        check_length(prompt, f"{path}.prompt", MAX_SHOT_PROMPT)
+        length = seconds_text(text(shot, "duration") or "", f"{path}.duration")
         if length < 1:
-            raise _invalid_value(f"{path}.duration", length)
+            raise invalid_value(f"{path}.duration", length)
         total += length
         words.append(f"{index}. {prompt}")
     if total != seconds:
@@ -246,22 +217,15 @@ def _shots(shots: list[object], seconds: int) -> str:
 
 
 def _has_voice(fields: Mapping[str, object], name: str, model: Model, *, sound: bool) -> bool:
-    voices = _array(fields, "voice_list")
+    voices = array(fields, "voice_list")
     if not voices:
         return False
     if len(voices) > MAX_VOICES:
         raise invalid(f"voice_list has {len(voices)} voices, at most {MAX_VOICES}")
-    for number, voice in enumerate(voices):
-        path = f"voice_list[{number}]"
-        if not _text(_object(voice, path), "voice_id"):
+    for place, voice in enumerate(voices):
+        path = f"voice_list[{place}]"
+        if not text(an_object(voice, path), "voice_id"):
             raise invalid(f"{path}.voice_id is empty")
     if not model.voices or not sound:
         raise invalid(f"voice_list needs sound on, and a model that has voices; not {name}")
     return True
-
-
-def _watermark(fields: Mapping[str, object]) -> bool:
-    value = fields.get("watermark_info")
-    if value is None:
-        return False
-    return _flag(_object(value, "watermark_info"), "enabled", "watermark_info.enabled")

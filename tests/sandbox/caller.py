@@ -44,6 +44,21 @@ class Api:
         assert response.status_code == 200, response.text
         return response.json()["data"]["task_id"]
 
+    def order(self, model: str = "kling-3.0", **fields: Any) -> httpx.Response:
+        """Create by the standard dialect."""
+        return self.http.post(f"/text-to-video/{model}", json={"prompt": "a cup on a table", **fields})
+
+    def ordered(self, model: str = "kling-3.0", **fields: Any) -> str:
+        response = self.order(model, **fields)
+        assert response.status_code == 200, response.text
+        return response.json()["data"]["id"]
+
+    def tasks(self, **query: str) -> httpx.Response:
+        return self.http.get("/tasks", params=query)
+
+    def cursor(self, **fields: Any) -> httpx.Response:
+        return self.http.post("/tasks", json=fields)
+
     def get(self, key: str) -> httpx.Response:
         return self.http.get(f"{self.path}/{key}")
 

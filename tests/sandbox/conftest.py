@@ -12,6 +12,7 @@ import pytest
 from kling_flows.sandbox import SandboxServer, SandboxSettings, VideoSource
 
 from .caller import Api
+from .receiver import Receiver, receiving
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -72,3 +73,10 @@ def surface_of() -> Iterator[Callable[..., Api]]:
             return made
 
         yield another
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """A receiver of callbacks."""
+    with receiving() as running:
+        yield running

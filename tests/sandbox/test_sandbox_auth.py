@@ -20,6 +20,11 @@ def token(secret: str = SANDBOX_SECRET_KEY, algorithm: str = "HS256", **claims: 
     return jwt.encode({name: value for name, value in everything.items() if value is not None}, secret, algorithm)
 
 
+def without_tokens(value: object) -> str | None:
+    """A name for a parameter: a token would differ from worker to worker."""
+    return "token" if str(value).startswith("Bearer ey") else None
+
+
 def listed(api: Api, authorization: str | None) -> httpx.Response:
     headers = {} if authorization is None else {"authorization": authorization}
     return fetch(api.server.url + api.path, headers=headers)
@@ -67,6 +72,7 @@ def test_both_kinds_of_credentials_belong_to_one_account(api: Api) -> None:
         (f"Bearer {token(nbf=4_000_000_000, exp=4_000_001_000)}", 1003, "Authorization is not yet valid"),
         (f"Bearer {token(exp=1_700_000_000)}", 1004, "Authorization has expired"),
     ],
+    ids=without_tokens,
 )
 def test_bad_credentials_are_refused_with_code_and_text(
     shared: Api, authorization: str | None, code: int, text: str

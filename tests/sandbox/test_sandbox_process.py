@@ -22,6 +22,7 @@ from kling_flows.sandbox import SandboxSettings, parse_seconds
 from kling_flows.upstream.constants import SANDBOX_API_KEY
 
 from .caller import eventually, fetch
+from .receiver import Receiver
 
 HEADERS = {"authorization": f"Bearer {SANDBOX_API_KEY}"}
 COMMAND = [sys.executable, "-m", "kling_flows.sandbox"]
@@ -103,6 +104,19 @@ def test_flags_reach_the_settings(spawn: Any) -> None:
     order = {"model_name": "kling-v3", "prompt": "x"}
     codes = [fetch(path, "POST", json=order, headers=HEADERS).json()["code"] for _ in range(2)]
     assert codes == [0, 1303]
+
+
+def test_callback_and_account_flags_reach_the_settings(spawn: Any, receiver: Receiver) -> None:
+    secrets = [f"whsec_{key}" for key in ("b2xkIHNlY3JldA==", "bmV3IHNlY3JldA==")]
+    flags = ["--callback-states", "succeed", "failed", "--callback-retry-seconds", "0", "--units", "3"]
+    environment = {"KLING_FLOWS_SANDBOX_CALLBACK_SECRETS": " ".join(secrets)}
+    url = url_of(spawn("--port", "0", "--seconds", "0", "--video", "tiny", *flags, **environment))
+    order = {"prompt": "x", "options": {"callback_url": receiver.url}}
+    codes = [fetch(f"{url}/text-to-video/kling-3.0", "POST", json=order, headers=HEADERS).json()["code"] for _ in "ab"]
+    assert codes == [0, 1102]
+    (event,) = receiver.wait_for(1)
+    assert event.word == "succeeded"
+    assert len(event.headers["webhook-signature"].split(" ")) == 2
 
 
 def test_port_in_use_is_a_configuration_error() -> None:

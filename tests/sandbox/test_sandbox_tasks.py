@@ -198,7 +198,7 @@ def test_list_refuses_pages_out_of_range(shared: Api, query: dict[str, Any]) -> 
 
 @pytest.mark.parametrize(
     ("method", "path", "code"),
-    [("DELETE", "/v1/videos/text2video/1", 1202), ("PUT", "/v1/videos/text2video", 1202), ("GET", "/tasks", 1203)],
+    [("DELETE", "/v1/videos/text2video/1", 1202), ("PUT", "/v1/videos/text2video", 1202), ("PATCH", "/tasks", 1202)],
 )
 def test_other_endpoints_do_not_exist(shared: Api, method: str, path: str, code: int) -> None:
     answer = shared.http.request(method, path)
