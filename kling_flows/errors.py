@@ -13,6 +13,9 @@
     ├── ResumeTokenExpired        older than what the ledger keeps
     ├── QueueFull
     ├── BudgetExceeded            the tenant's or the account's budget does not cover it
+    ├── RateLimited               the tenant's calls, not the provider's
+    ├── CredentialsRejected       the caller of the facade is not known
+    ├── PermissionMissing         the caller of the facade lacks a scope
     ├── ServerUnavailable         not reachable, starting, or draining
     ├── LedgerUnavailable
     ├── LeaseLost                 another runner holds the task now: write nothing
@@ -197,6 +200,41 @@ class LedgerUnavailable(KlingFlowsError):
     reason = "LEDGER_UNAVAILABLE"
     grpc_code = "UNAVAILABLE"
     exit_code = 8
+
+
+class RateLimited(KlingFlowsError):
+    """The tenant calls more often, or has more calls open, than it may; try again later.
+
+    Args:
+        message: Which limit, and what to do.
+        subject: The limit, for ``google.rpc.QuotaFailure``, for example ``tenant:ads/creates-per-second``.
+        retry_after: Seconds after which the same call may pass.
+    """
+
+    reason = "RATE_LIMITED"
+    grpc_code = "RESOURCE_EXHAUSTED"
+    exit_code = 8
+
+    def __init__(self, message: str, *, subject: str, retry_after: float) -> None:
+        super().__init__(message, metadata={"subject": subject})
+        self.subject = subject
+        self.retry_after = retry_after
+
+
+class CredentialsRejected(KlingFlowsError):
+    """The caller has no credentials, or none that this server knows."""
+
+    reason = "CREDENTIALS_REJECTED"
+    grpc_code = "UNAUTHENTICATED"
+    exit_code = 9
+
+
+class PermissionMissing(KlingFlowsError):
+    """The caller is known and may not do this."""
+
+    reason = "PERMISSION_MISSING"
+    grpc_code = "PERMISSION_DENIED"
+    exit_code = 9
 
 
 class LeaseLost(KlingFlowsError):

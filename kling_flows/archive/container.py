@@ -14,6 +14,9 @@ _TO_THE_END: Final = 0
 _NEEDED: Final = frozenset({b"moov", b"mdat"})
 _FRAGMENT: Final = b"moof"
 
+#: Boxes that are followed; a clip of some seconds has fewer than a hundred, fragmented or not.
+_MOST_BOXES: Final = 100_000
+
 
 class BoxWalk:
     """Follows the top-level boxes (ISO/IEC 14496-12, 4.2) through the bytes and keeps none of them.
@@ -27,6 +30,7 @@ class BoxWalk:
         self._left: int | None = 0
         self._kind = b""
         self._seen: set[bytes] = set()
+        self._boxes = 0
 
     @property
     def complete(self) -> bool:
@@ -42,22 +46,31 @@ class BoxWalk:
                 self._left -= step
                 position += step
                 continue
-            self._header.append(chunk[position])
-            position += 1
+            needed = _LONG_HEADER_BYTES if self._length() == _LONG else _HEADER_BYTES
+            part = chunk[position : position + needed - len(self._header)]
+            self._header += part
+            position += len(part)
             self._read_header()
 
+    def _length(self) -> int | None:
+        return int.from_bytes(self._header[:4], "big") if len(self._header) >= _HEADER_BYTES else None
+
     def _read_header(self) -> None:
-        if len(self._header) < _HEADER_BYTES:
-            return
-        length = int.from_bytes(self._header[:4], "big")
-        if length == _LONG:
-            if len(self._header) < _LONG_HEADER_BYTES:
-                return
+        length = self._length()
+        if length == _LONG and len(self._header) == _LONG_HEADER_BYTES:
             length = int.from_bytes(self._header[8:16], "big")
-        known = length == _TO_THE_END or length >= len(self._header)
+            to_the_end = False
+        elif length is None or length == _LONG:
+            return
+        else:
+            to_the_end = length == _TO_THE_END
+        known = to_the_end or length >= len(self._header)
         if known:
             self._kind = bytes(self._header[4:8])
-            self._seen.add(self._kind)
+            # Only what is asked for: a hostile file has a new kind of box every eight bytes.
+            self._seen |= {self._kind} & _NEEDED
+            self._boxes += 1
         # After a length that no box has, there is nothing more to be found.
-        self._left = length - len(self._header) if known and length != _TO_THE_END else None
+        goes_on = known and not to_the_end and self._boxes < _MOST_BOXES
+        self._left = length - len(self._header) if goes_on else None
         self._header.clear()

@@ -10,13 +10,20 @@ from typing import Final, TypeVar
 
 import httpx
 
+from kling_flows.archive.answer import read_answer
 from kling_flows.archive.container import BoxWalk
-from kling_flows.errors import ArchiveError
+from kling_flows.archive.pace import Pace
+from kling_flows.errors import AddressRefused, ArchiveError
+from kling_flows.outbound import PUBLIC_ONLY, AddressPolicy
+from kling_flows.outbound.client import guarded_client
 
 T = TypeVar("T")
 
 #: Bytes that are read at a time; with the storage's own buffers this bounds the memory that a download takes.
 CHUNK_BYTES: Final = 256 * 1024
+
+#: A longer video is none of Kling's: the largest clip seen has 27 MB (fact sheet 5).
+MAX_VIDEO_BYTES: Final = 8 * 1024**3
 
 #: How often a cut download is resumed before the step gives up and is repeated later.
 _RESUMES: Final = 5
@@ -25,6 +32,9 @@ _RESUME_SECONDS: Final = 0.5
 
 #: Longest silence of the source, in seconds.
 _SILENCE_SECONDS: Final = 30.0
+
+#: Longest wait for the headers of the answer, redirects included, in seconds.
+_ANSWER_SECONDS: Final = 60.0
 
 #: A first box shorter or longer than this is no ISO media file's ``ftyp``.
 _FTYP_BYTES: Final = range(8, 4096)
@@ -38,13 +48,15 @@ class Download:
     """One pass over a source. ``size_bytes`` and ``sha256`` are known when :meth:`chunks` has ended.
 
     Args:
-        client: Follows the source's redirects as it was told to.
+        client: Follows the source's redirects as it was told to, and goes only where it may.
         url: The source.
+        max_bytes: Longest video that is taken.
     """
 
-    def __init__(self, client: httpx.AsyncClient, url: str) -> None:
+    def __init__(self, client: httpx.AsyncClient, url: str, *, max_bytes: int = MAX_VIDEO_BYTES) -> None:
         self._client = client
         self._url = url
+        self._max_bytes = max_bytes
         self._hash = hashlib.sha256()
         self._boxes = BoxWalk()
         self._total: int | None = None
@@ -65,22 +77,18 @@ class Download:
         if self._waiting is not None:
             self._waiting.reschedule(asyncio.get_running_loop().time())
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    async def chunks(self) -> AsyncGenerator[bytes]:
         """The bytes, in order; ends only if they are all there and are a video.
 
         Raises:
             SourceExpired: the source refuses the address.
-            ArchiveError: cut too often, wrong length, or not an MP4.
+            ArchiveError: cut too often, wrong length, too long, not an MP4, or at an address that is not allowed.
         """
         for attempt in range(_RESUMES + 1):
             try:
                 async with aclosing(self._read()) as pieces:
                     while (chunk := await self._unless_aborted(anext(pieces, None))) is not None:
-                        if self.size_bytes == 0:
-                            _check_container(chunk)
-                        self._hash.update(chunk)
-                        self._boxes.feed(chunk)
-                        self.size_bytes += len(chunk)
+                        self._take(chunk)
                         yield chunk
             except (httpx.TransportError, TimeoutError) as error:
                 if attempt == _RESUMES:
@@ -91,9 +99,15 @@ class Download:
                 await self._unless_aborted(asyncio.sleep(_RESUME_SECONDS * 2**attempt))
                 continue
             except (httpx.HTTPError, httpx.InvalidURL) as error:
-                # Redirects that lead nowhere, an encoding that nobody asked for.
+                # Redirects that lead nowhere.
                 raise ArchiveError(
                     f"the video's address cannot be read ({type(error).__name__}); it is tried again later"
+                ) from error
+            except AddressRefused as error:
+                # The provider may give another address the next time; the video is not given up for this one.
+                raise ArchiveError(
+                    f"the video's address is not fetched: {error.message}; the provider is asked again later",
+                    metadata=error.metadata,
                 ) from error
             break
         self._check_length()
@@ -117,31 +131,64 @@ class Download:
             headers["Range"] = f"bytes={self.size_bytes}-"
             if self._etag:
                 headers["If-Range"] = self._etag
-        async with self._client.stream("GET", self._url, headers=headers) as response:
-            self._check_answer(response)
+        request = self._client.build_request("GET", self._url, headers=headers)
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            response = await self._client.send(request, stream=True)
+        async with aclosing(response):
+            start = self._check_answer(response)
             # Chunks are cut to one size, whatever pieces the network delivers.
-            async for chunk in response.aiter_bytes(CHUNK_BYTES):
-                yield chunk
+            async with aclosing(_cut(Pace().watched(response.aiter_raw()))) as chunks:
+                if start < self.size_bytes:
+                    async for chunk in self._behind_what_is_here(chunks):
+                        yield chunk
+                else:
+                    async for chunk in chunks:
+                        yield chunk
 
-    def _check_answer(self, response: httpx.Response) -> None:
+    async def _behind_what_is_here(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """A server that cannot resume sends all of it again, which has to begin with what is here already."""
+        again, left = hashlib.sha256(), self.size_bytes
+        async for chunk in chunks:
+            if left == 0:
+                yield chunk
+                continue
+            again.update(chunk[:left])
+            rest = chunk[left:]
+            left -= len(chunk) - len(rest)
+            if left == 0 and again.digest() != self._hash.digest():
+                raise _changed()
+            if rest:
+                yield rest
+        if left:
+            raise _changed()
+
+    def _check_answer(self, response: httpx.Response) -> int:
         if response.status_code in (401, 403, 404, 410):
             raise SourceExpired(f"the video's address has expired (HTTP {response.status_code})")
-        if response.status_code not in (200, 206):
-            raise ArchiveError(f"the video's address answers HTTP {response.status_code}; it is tried again later")
-        if self.size_bytes and response.status_code != 206:
-            raise ArchiveError("the video changed, or its server cannot resume, after a cut; it is fetched again")
-        length = response.headers.get("Content-Length")
-        if length is not None and length.isdigit():
-            total = self.size_bytes + int(length)
-            if self._total is not None and total != self._total:
-                raise ArchiveError(
-                    f"the video's length changed from {self._total} to {total} bytes; it is fetched again"
-                )
-            self._total = total
-        self._etag = response.headers.get("ETag")
-        kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        if kind.startswith("text/") or kind == "application/json":
-            raise ArchiveError(f"the video's address answers {kind} instead of a video; it is tried again later")
+        answer = read_answer(response, self.size_bytes)
+        if self._total is not None and answer.total not in (None, self._total):
+            raise ArchiveError(
+                f"the video's length changed from {self._total} to {answer.total} bytes; it is fetched again"
+            )
+        self._total = self._total if answer.total is None else answer.total
+        if self._total is not None and self._total > self._max_bytes:
+            raise self._too_long()
+        if answer.start and self._etag and answer.etag not in (None, self._etag):
+            raise _changed()
+        self._etag = answer.etag
+        return answer.start
+
+    def _take(self, chunk: bytes) -> None:
+        if self.size_bytes == 0:
+            _check_container(chunk)
+        if self.size_bytes + len(chunk) > self._max_bytes:
+            raise self._too_long()
+        self._hash.update(chunk)
+        self._boxes.feed(chunk)
+        self.size_bytes += len(chunk)
+
+    def _too_long(self) -> ArchiveError:
+        return ArchiveError(f"the video's address gives more than {self._max_bytes} bytes; it is tried again later")
 
     def _check_length(self) -> None:
         if self.size_bytes == 0:
@@ -154,14 +201,25 @@ class Download:
             )
 
 
-def download_client() -> httpx.AsyncClient:
-    """A client with the deadlines that downloads need."""
-    return httpx.AsyncClient(
-        timeout=httpx.Timeout(_SILENCE_SECONDS, connect=10.0, pool=None),
-        follow_redirects=True,
-        max_redirects=5,
-        limits=httpx.Limits(max_connections=64, max_keepalive_connections=16),
-    )
+def download_client(policy: AddressPolicy = PUBLIC_ONLY) -> httpx.AsyncClient:
+    """A client with the deadlines that downloads need, which goes only where the policy allows."""
+    return guarded_client(policy, timeout=_SILENCE_SECONDS)
+
+
+def _changed() -> ArchiveError:
+    return ArchiveError("the video changed after a cut; it is fetched again")
+
+
+async def _cut(pieces: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+    buffer = bytearray()
+    async with aclosing(pieces):
+        async for piece in pieces:
+            buffer += piece
+            while len(buffer) >= CHUNK_BYTES:
+                yield bytes(buffer[:CHUNK_BYTES])
+                del buffer[:CHUNK_BYTES]
+    if buffer:
+        yield bytes(buffer)
 
 
 def _check_container(first: bytes) -> None:

@@ -1,15 +1,22 @@
-"""Where the videos are kept: ``<archive>/<yyyy>/<mm>/<task id>.mp4`` with a JSON manifest beside each."""
+"""Where the videos are kept, each with a JSON manifest beside it.
+
+``<archive>/<namespace>/<yyyy>/<mm>/<task id>.mp4``; the namespace keeps ledgers apart that share one archive.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import re
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Self
+from urllib.parse import unquote, urlsplit
 
 import httpx
 import obstore
@@ -19,11 +26,19 @@ from obstore.store import LocalStore, ObjectStore, from_url
 from kling_flows.archive.download import Download, download_client
 from kling_flows.archive.folder import make_durable, remove_leftovers
 from kling_flows.errors import ArchiveError, ConfigurationError
+from kling_flows.outbound import PUBLIC_ONLY, AddressPolicy
 
 _MANIFEST_SCHEMA: Final = 1
 
 #: Seconds that a stopped download gets to let go of the storage.
 _ABORT_SECONDS: Final = 35.0
+
+#: What may be a part of a path: no separator, no leading dot, nothing that a file system or a store reads differently.
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
+
+#: Disk, file size and quota; the storage tells them in its messages.
+_NO_ROOM_NUMBERS: Final = frozenset({errno.ENOSPC, errno.EFBIG, errno.EDQUOT})
+_NO_ROOM: Final = tuple(f"os error {number})" for number in _NO_ROOM_NUMBERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,27 +59,52 @@ class VideoArchive:
         store: Any of obstore's; publishes atomically.
         base_uri: What the addresses of its objects begin with.
         folder: Where the objects are files, if they are.
+        policy: Where videos may be fetched from, unless a download says otherwise.
+        namespace: Whose videos these are, for example a ledger's id; empty if the archive has one owner.
+
+    Raises:
+        ValueError: the namespace is not a name.
     """
 
-    def __init__(self, store: ObjectStore, base_uri: str, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        store: ObjectStore,
+        base_uri: str,
+        folder: Path | None = None,
+        *,
+        policy: AddressPolicy = PUBLIC_ONLY,
+        namespace: str = "",
+    ) -> None:
         self._store = store
         self._folder = folder
         self._base_uri = base_uri.rstrip("/")
-        self._client: httpx.AsyncClient = download_client()
+        self._prefix = f"{_checked(namespace)}/" if namespace else ""
+        self._policy = policy
+        self._clients: dict[AddressPolicy, httpx.AsyncClient] = {policy: download_client(policy)}
 
     @classmethod
-    def open(cls, address: str) -> Self:
+    def open(cls, address: str, *, policy: AddressPolicy = PUBLIC_ONLY, namespace: str = "") -> Self:
         """The archive at a folder or a URL that obstore knows (``s3://``, ``gs://``, ``az://``, ``file://``).
+
+        Args:
+            address: A folder as it is, or a URL; a ``file://`` URL is percent-decoded.
+            policy: Where videos may be fetched from, unless a download says otherwise; public addresses over https by
+                default.
+            namespace: See the class.
 
         Raises:
             ConfigurationError: the address is malformed or nothing can be written there.
+            ValueError: the namespace is not a name.
         """
+        if namespace:
+            _checked(namespace)
         try:
             if "://" in address and not address.startswith("file://"):
-                return cls(from_url(address), address)
-            folder = Path(address.removeprefix("file://"))
+                return cls(from_url(address), address, policy=policy, namespace=namespace)
+            folder = folder_of(address)
             folder.mkdir(parents=True, exist_ok=True)
-            archive = cls(LocalStore(folder, mkdir=True), folder.absolute().as_uri(), folder)
+            uri = folder.absolute().as_uri()
+            archive = cls(LocalStore(folder, mkdir=True), uri, folder, policy=policy, namespace=namespace)
             archive._probe()
         except (BaseError, OSError, ValueError) as error:
             raise ConfigurationError(
@@ -75,17 +115,27 @@ class VideoArchive:
 
     async def close(self) -> None:
         """Close the connections to the sources."""
-        await self._client.aclose()
+        for client in self._clients.values():
+            await client.aclose()
 
-    def download(self, url: str) -> Download:
-        """A download of ``url`` for :meth:`store`."""
-        return Download(self._client, url)
+    def download(self, url: str, policy: AddressPolicy | None = None) -> Download:
+        """A download of ``url`` for :meth:`store`.
+
+        Args:
+            url: As the provider gave it.
+            policy: Where it may lead: ``policy_for`` the base URL of the task's account; the archive's own by default.
+        """
+        policy = policy or self._policy
+        if policy not in self._clients:
+            # One for each provider: there are a few of them at most.
+            self._clients[policy] = download_client(policy)
+        return Download(self._clients[policy], url)
 
     async def store(self, task_id: str, created: datetime, download: Download, facts: Mapping[str, Any]) -> StoredVideo:
         """Copy a download into the archive and publish it with its manifest.
 
         Args:
-            task_id: Names the file; the caller has checked that it is one of ours.
+            task_id: Names the file; one of ours.
             created: The task's create time, which names the folder.
             download: Not yet started.
             facts: What the manifest says beside the file's own facts.
@@ -93,12 +143,14 @@ class VideoArchive:
         Raises:
             SourceExpired: the source refuses the address.
             ArchiveError: the bytes are not the whole video, or the storage refuses them.
+            ValueError: the task's id is not a name.
         """
-        path = _path(task_id, created)
+        path = self._path(task_id, created)
         if self._folder is not None:
             await asyncio.to_thread(remove_leftovers, self._folder / f"{path}.mp4")
+        feed = _Feed(download)
         put = asyncio.ensure_future(
-            obstore.put_async(self._store, f"{path}.mp4", download.chunks(), use_multipart=True, max_concurrency=2)
+            obstore.put_async(self._store, f"{path}.mp4", feed, use_multipart=True, max_concurrency=2)
         )
         try:
             await asyncio.shield(put)
@@ -111,9 +163,9 @@ class VideoArchive:
                 put.exception()
             raise
         except (BaseError, OSError) as error:
-            raise ArchiveError(
-                f"the archive refuses {path}.mp4 ({str(error).splitlines()[0]}); it is tried again",
-            ) from error
+            raise _refusal(f"{path}.mp4", error) from error
+        finally:
+            await feed.close()
         stored = StoredVideo(
             uri=f"{self._base_uri}/{path}.mp4",
             manifest_uri=f"{self._base_uri}/{path}.json",
@@ -127,7 +179,7 @@ class VideoArchive:
                 self._store, f"{path}.json", json.dumps(manifest, indent=2, ensure_ascii=False).encode()
             )
         except (BaseError, OSError) as error:
-            raise ArchiveError(f"the archive refuses {path}.json ({error}); it is tried again") from error
+            raise _refusal(f"{path}.json", error) from error
         await self._make_durable(path)
         return stored
 
@@ -138,14 +190,14 @@ class VideoArchive:
             for name in (f"{path}.mp4", f"{path}.json"):
                 await asyncio.to_thread(make_durable, self._folder / name)
         except OSError as error:
-            raise ArchiveError(f"the disk does not take {path}.mp4 ({error}); it is tried again") from error
+            raise _refusal(f"{path}.mp4", error) from error
 
     async def find(self, task_id: str, created: datetime, facts: Mapping[str, Any]) -> StoredVideo | None:
         """What was published before a crash: a manifest with these facts, and a file of the length that it says.
 
         A manifest that says otherwise is of another ledger's task with the same id.
         """
-        path = _path(task_id, created)
+        path = self._path(task_id, created)
         try:
             manifest = json.loads(bytes(await (await obstore.get_async(self._store, f"{path}.json")).bytes_async()))
             stored = StoredVideo(**manifest["file"])
@@ -163,6 +215,62 @@ class VideoArchive:
         obstore.put(self._store, name, b"")
         obstore.delete(self._store, name)
 
+    def _path(self, task_id: str, created: datetime) -> str:
+        return f"{self._prefix}{created.year:04d}/{created.month:02d}/{_checked(task_id)}"
 
-def _path(task_id: str, created: datetime) -> str:
-    return f"{created:%Y}/{created:%m}/{task_id}"
+
+class _Feed:
+    """A download as the storage reads it, which can be closed while the storage still waits for the next chunk.
+
+    A storage that fails forgets the download, which would keep its connection until somebody collects it.
+    """
+
+    def __init__(self, download: Download) -> None:
+        self._download = download
+        self._chunks = download.chunks()
+        self._reading = asyncio.Lock()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        async with self._reading:
+            return await anext(self._chunks)
+
+    async def close(self) -> None:
+        self._download.abort()
+        # A source that lets go even later is closed with its client.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_ABORT_SECONDS), self._reading:
+                await self._chunks.aclose()
+
+
+def _checked(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name[:64]!r} does not name a video or a ledger: letters, digits, - and _ only")
+    return name
+
+
+def folder_of(address: str) -> Path:
+    """The folder that an archive's address names, as it is or as a ``file://`` URL.
+
+    Raises:
+        ValueError: the URL names none on this machine.
+    """
+    if not address.startswith("file://"):
+        return Path(address)
+    parts = urlsplit(address)
+    if parts.netloc not in ("", "localhost"):
+        raise ValueError("a file:// URL has three slashes before its folder: file:///var/videos")
+    if parts.query or parts.fragment:
+        raise ValueError("in a file:// URL, ? and # of a name are written %3F and %23")
+    if not parts.path:
+        raise ValueError("the file:// URL names no folder")
+    return Path(unquote(parts.path))
+
+
+def _refusal(name: str, error: Exception) -> ArchiveError:
+    first = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if getattr(error, "errno", None) in _NO_ROOM_NUMBERS or any(sign in str(error) for sign in _NO_ROOM):
+        return ArchiveError(f"the archive is full: there is no room for {name} ({first}); make room, it is tried again")
+    return ArchiveError(f"the archive refuses {name} ({first}); it is tried again")

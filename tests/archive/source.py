@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from kling_flows.sandbox.videos import TINY_CLIP
-
-CLIP = TINY_CLIP.read_bytes()
+#: The sandbox's own clip; the sandbox itself is not needed here.
+CLIP = (Path(__file__).parents[2] / "kling_flows/sandbox/tiny.mp4").read_bytes()
 ETAG = '"clip"'
 
 Headers = Mapping[str, str]
@@ -68,7 +69,7 @@ class Source:
 
 
 @asynccontextmanager
-async def serving(*replies: Reply) -> AsyncGenerator[Source]:
+async def serving(*replies: Reply, encrypted: ssl.SSLContext | None = None) -> AsyncGenerator[Source]:
     source = Source()
     handlers: set[asyncio.Task[None]] = set()
 
@@ -89,8 +90,10 @@ async def serving(*replies: Reply) -> AsyncGenerator[Source]:
         finally:
             writer.close()
 
-    listening = await asyncio.start_server(handle, "127.0.0.1", 0)
-    source.url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/video.mp4?sign=secret"
+    listening = await asyncio.start_server(handle, "127.0.0.1", 0, ssl=encrypted)
+    source.url = (
+        f"{'https' if encrypted else 'http'}://127.0.0.1:{listening.sockets[0].getsockname()[1]}/video.mp4?sign=secret"
+    )
     try:
         yield source
     finally:

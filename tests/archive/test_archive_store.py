@@ -18,6 +18,7 @@ from kling_flows.archive import SourceExpired, StoredVideo, VideoArchive
 from kling_flows.archive.download import CHUNK_BYTES
 from kling_flows.errors import ArchiveError, ConfigurationError
 
+from .conftest import HERE
 from .source import CLIP, ETAG, Reply, answers, box, cut_after, serves, serving, stalls_after, unframed, video
 
 CREATED = datetime(2026, 3, 31, 23, 59, tzinfo=UTC)
@@ -202,7 +203,7 @@ async def test_opening_leaves_nothing_behind(archive: VideoArchive, folder: Path
 
 
 async def test_a_folder_may_be_given_as_a_url(tmp_path: Path) -> None:
-    archive = VideoArchive.open(f"file://{tmp_path}/videos")
+    archive = VideoArchive.open(f"file://{tmp_path}/videos", policy=HERE)
     stored = await _store(archive, serves(CLIP))
     assert _path(stored.uri) == tmp_path / "videos/2026/03/vt-1.mp4"
     await archive.close()
@@ -219,7 +220,7 @@ def _full_disk(limit: int) -> Iterator[None]:
 
 
 async def test_a_full_disk_is_an_archive_error_and_leaves_nothing(archive: VideoArchive, folder: Path) -> None:
-    with _full_disk(20_000), pytest.raises(ArchiveError, match="refuses"):
+    with _full_disk(20_000), pytest.raises(ArchiveError, match="archive is full"):
         await _store(archive, serves(CLIP))
     assert _files(folder) == []
     assert (await _store(archive, serves(CLIP))).size_bytes == len(CLIP)
