@@ -6,7 +6,8 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
@@ -16,8 +17,9 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, Vali
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from kling_flows.errors import ConfigurationError, CredentialsMissing
-from kling_flows.upstream import Account, ApiKeyCredentials, JwtCredentials, Provider
-from kling_flows.upstream.constants import DEFAULT_BASE_URLS, SANDBOX_ACCESS_KEY, SANDBOX_SECRET_KEY, Dialect
+from kling_flows.upstream import Account, ApiKeyCredentials, JwtCredentials, Provider, account_name, base_url_of
+from kling_flows.upstream.auth import Credentials
+from kling_flows.upstream.constants import SANDBOX_ACCESS_KEY, SANDBOX_API_KEY, SANDBOX_SECRET_KEY, Dialect
 
 PREFIX = "KLING_FLOWS_"
 
@@ -110,6 +112,34 @@ class Settings(BaseSettings):
         30 * 86_400.0,
         description="Seconds after which the provider deletes a video; what could not be archived by then is LOST.",
     )
+    token: SecretStr | None = Field(None, description="Bearer token that the command line calls a server with.")
+    server_tls: bool = Field(False, description="The command line calls over TLS, with a certificate known to all.")
+    server_ca: Path | None = Field(
+        None, description="PEM file of the authority of the server's certificate; the command line then calls over TLS."
+    )
+    client_cert: Path | None = Field(None, description="PEM file of the command line's own certificate (mTLS).")
+    client_key: Path | None = Field(None, description="PEM file of that certificate's key.")
+    access_file: Path | None = Field(
+        None, description="TOML file of the tokens and certificates that may call gRPC; needed beyond loopback."
+    )
+    tls_cert: Path | None = Field(None, description="PEM file of the server's certificate chain; with tls_key.")
+    tls_key: Path | None = Field(None, description="PEM file of the certificate's key, without a password.")
+    tls_client_ca: Path | None = Field(
+        None, description="PEM file of the authority that client certificates must be of (mTLS)."
+    )
+    insecure: bool = Field(
+        False, description="Serve beyond loopback without TLS, for example behind a proxy that ends it."
+    )
+    create_rate: Annotated[float, Field(gt=0)] | None = Field(
+        None,
+        description="Most creates a second of one tenant, after a burst of ten seconds' worth; unlimited if unset.",
+    )
+    max_calls: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="Most calls of one tenant at a time, watches apart; unlimited if unset."
+    )
+    max_watches: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="Most streams of one tenant at a time; unlimited if unset."
+    )
     http_listen: str | None = Field(
         None, description="Where HTTP is served, for the provider's callbacks: host:port; not at all by default."
     )
@@ -189,17 +219,32 @@ class Settings(BaseSettings):
 
         Raises:
             CredentialsMissing: no provider is named, or its key is missing.
-            ConfigurationError: ``upstream_url`` is not an http address.
+            ConfigurationError: ``upstream_url`` is not an http address, or region or dialect do not go with the
+                provider or its key.
         """
         provider = self._provider()
-        base_url = (self.upstream_url or DEFAULT_BASE_URLS[provider]).rstrip("/")
-        try:
-            return Account.of(provider, self._credentials(provider), base_url=base_url)
-        except ConfigurationError as error:
-            if error.setting != "base_url":
-                raise
-            # The account knows its field, not where it was set.
-            raise ConfigurationError("KLING_FLOWS_UPSTREAM_URL", error.message.removeprefix("base_url: ")) from None
+        with _named_as_set():
+            base_url = (self.upstream_url or base_url_of(provider, self.region)).rstrip("/")
+            credentials = self._credentials(provider, self.dialect)
+            return Account.of(provider, credentials, base_url=base_url, dialect=self.dialect)
+
+    def account_of(self, *, provider: str, account: str, base_url: str, dialect: str) -> Account | None:
+        """The account that an earlier task was submitted with, if its credentials are still set; None if they are not.
+
+        Args:
+            provider: Whose; also another one than new tasks are submitted to.
+            account: The account's name, which says whose credentials they were.
+            base_url: Where it was submitted.
+            dialect: How.
+
+        Raises:
+            ConfigurationError: the credentials are set and cannot be used.
+        """
+        for known, credentials in self._all_credentials():
+            if known == provider and account_name(known, credentials) == account:
+                with _named_as_set():
+                    return Account(known, base_url, credentials, account, Dialect(dialect))
+        return None
 
     def _provider(self) -> Provider:
         if self.provider is not None:
@@ -214,8 +259,20 @@ class Settings(BaseSettings):
             "COMETAPI_KEY; or try it without a key: --provider sandbox",
         )
 
-    def _credentials(self, provider: Provider) -> JwtCredentials | ApiKeyCredentials:
+    def _all_credentials(self) -> Iterator[tuple[Provider, Credentials]]:
+        yield Provider.SANDBOX, JwtCredentials(SANDBOX_ACCESS_KEY, SecretStr(SANDBOX_SECRET_KEY))
+        yield Provider.SANDBOX, ApiKeyCredentials(SecretStr(SANDBOX_API_KEY))
+        if self.kling_api_key is not None:
+            yield Provider.KLING, ApiKeyCredentials(_printable("KLING_API_KEY", self.kling_api_key))
+        if self.kling_access_key is not None and self.kling_secret_key is not None:
+            yield Provider.KLING, self._kling_jwt(self.kling_access_key, self.kling_secret_key)
+        if self.cometapi_key is not None:
+            yield Provider.COMETAPI, ApiKeyCredentials(_printable("COMETAPI_KEY", self.cometapi_key))
+
+    def _credentials(self, provider: Provider, dialect: Dialect) -> Credentials:
         if provider is Provider.SANDBOX:
+            if dialect is Dialect.STANDARD:
+                return ApiKeyCredentials(SecretStr(SANDBOX_API_KEY))
             return JwtCredentials(SANDBOX_ACCESS_KEY, SecretStr(SANDBOX_SECRET_KEY))
         if provider is Provider.COMETAPI:
             if self.cometapi_key is None:
@@ -230,8 +287,13 @@ class Settings(BaseSettings):
                 "is not set; the provider kling needs KLING_API_KEY, or KLING_ACCESS_KEY and KLING_SECRET_KEY. "
                 "To try it without a key: --provider sandbox",
             )
-        access_key = _printable("KLING_ACCESS_KEY", self.kling_access_key)
-        return JwtCredentials(access_key.get_secret_value(), _printable("KLING_SECRET_KEY", self.kling_secret_key))
+        return self._kling_jwt(self.kling_access_key, self.kling_secret_key)
+
+    @staticmethod
+    def _kling_jwt(access_key: SecretStr, secret_key: SecretStr) -> JwtCredentials:
+        return JwtCredentials(
+            _printable("KLING_ACCESS_KEY", access_key).get_secret_value(), _printable("KLING_SECRET_KEY", secret_key)
+        )
 
     def environment(self) -> Mapping[str, str]:
         """These settings as variables, for a child process that is to have the same ones."""
@@ -243,6 +305,26 @@ class Settings(BaseSettings):
             text = _as_variable(value)
             result[name.upper() if name.upper() in _KEY_NAMES else PREFIX + name.upper()] = text
         return result
+
+
+#: What an account calls its fields, and where they are set.
+_ACCOUNT_SETTINGS = {
+    "base_url": "KLING_FLOWS_UPSTREAM_URL",
+    "region": "KLING_FLOWS_REGION",
+    "dialect": "KLING_FLOWS_DIALECT",
+}
+
+
+@contextmanager
+def _named_as_set() -> Generator[None]:
+    """Name the setting where the account, which does not know of settings, names its own field."""
+    try:
+        yield
+    except ConfigurationError as error:
+        setting = _ACCOUNT_SETTINGS.get(error.setting)
+        if setting is None:
+            raise
+        raise ConfigurationError(setting, error.message.removeprefix(f"{error.setting}: ")) from None
 
 
 def _as_variable(value: object) -> str:

@@ -11,7 +11,8 @@ from prefect.client.schemas.objects import TaskRun
 from prefect.context import FlowRunContext
 from prefect.utilities.urls import url_for
 
-from kling_flows.engine import keep, submit, wait
+from kling_flows.engine import keep, wait
+from kling_flows.engine.carry import begin
 from kling_flows.engine.retries import RETRY_DELAYS, RETRY_JITTER, worth_repeating
 from kling_flows.engine.session import current_engine
 from kling_flows.ledger import FlowRunRecord, VideoTask
@@ -44,8 +45,8 @@ def flow_run_record() -> FlowRunRecord | None:
 
 @task(name="submit", task_run_name="submit", **_POLICY)
 async def submit_video(task_id: str) -> VideoTask:
-    """Submit a video task at most once; see :func:`kling_flows.engine.submit.submit`."""
-    return await submit.submit(current_engine(), task_id, flow_run_record())
+    """Submit a video task at most once, or find out what became of one; see :func:`kling_flows.engine.carry.begin`."""
+    return await begin(current_engine(), task_id, flow_run_record())
 
 
 @task(name="wait", task_run_name="wait", **_POLICY)

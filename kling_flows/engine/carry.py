@@ -6,11 +6,12 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from kling_flows.engine.engine import Engine
+from kling_flows.engine.follow_up import settle
 from kling_flows.engine.keep import archive
+from kling_flows.engine.phases import Phase, phase_of
 from kling_flows.engine.retries import with_retries
 from kling_flows.engine.submit import submit
 from kling_flows.engine.wait import wait
-from kling_flows.errors import ConfigurationError
 from kling_flows.ledger import FlowRunRecord, VideoTask
 
 Step = Callable[[Engine, str], Awaitable[VideoTask]]
@@ -21,30 +22,29 @@ _AFTER_SUBMIT: Final[tuple[Step, ...]] = (wait, archive)
 async def carry(engine: Engine, task_id: str, flow_run: FlowRunRecord | None) -> VideoTask:
     """Carry a task from where it is to its end; stops early where a person has to decide (UNRESOLVED).
 
+    A final task whose video is still wanted is carried to its video; it is never submitted, and its state stays.
+
     Raises:
         KlingFlowsError: a step failed more often than it is repeated; the task stays where it is.
         LeaseLost: somebody else carries the task.
     """
-    check_pinned(engine, await engine.ledger.get(task_id))
-    task = await with_retries(lambda: submit(engine, task_id, flow_run))
+    task = await with_retries(lambda: begin(engine, task_id, flow_run))
     for step in _AFTER_SUBMIT:
         task = await with_retries(lambda step=step: step(engine, task_id))
     return task
 
 
-def check_pinned(engine: Engine, task: VideoTask) -> None:
-    """Refuse to carry a task on with another account than the one that it was submitted with.
+async def begin(engine: Engine, task_id: str, flow_run: FlowRunRecord | None) -> VideoTask:
+    """The first step: submit the task, or find out whether one that is final was accepted.
 
     Raises:
-        ConfigurationError: the settings have changed since; the task stays where it is.
+        ConfigurationError: the settings no longer have the credentials of the account that it was submitted with.
+        KlingFlowsError: as `submit` and `settle`.
     """
-    if task.upstream is None:
-        return
-    account = engine.client.account
-    pinned = (task.upstream.provider, task.upstream.base_url, task.upstream.account)
-    if pinned != (account.provider, account.base_url, account.name):
-        raise ConfigurationError(
-            "KLING_FLOWS_PROVIDER",
-            f"videoTasks/{task.id} was submitted to {pinned[1]} with the account {pinned[2]}, but a runner is set to "
-            f"{account.base_url} and {account.name}; it goes on when a runner has the former settings",
-        )
+    task = await engine.ledger.get(task_id)
+    if phase_of(task) is not Phase.NONE:
+        # Before the first thing that may fail otherwise: whoever cannot ask its provider can do nothing for it.
+        await engine.upstream_of(task)
+    if phase_of(task) is Phase.SETTLE:
+        return await settle(engine, task_id)
+    return await submit(engine, task_id, flow_run)

@@ -9,10 +9,15 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from kling_flows.archive import VideoArchive
+from kling_flows.engine.clients import Upstream, Upstreams
+from kling_flows.engine.deadlines import watched_deadlines
 from kling_flows.engine.failures import error_record
+from kling_flows.engine.gate import Gate
+from kling_flows.engine.hints import CallbackAddresses, watched_hints
 from kling_flows.engine.leases import LeaseKeeper
 from kling_flows.engine.lookup import LookupTrust
 from kling_flows.engine.polling import PollPlanner
+from kling_flows.engine.webhooks import watched_outbox
 from kling_flows.errors import KlingFlowsError, RunnerDraining
 from kling_flows.ledger import Ledger, State, UpstreamRecord, VideoTask
 from kling_flows.settings import Settings
@@ -24,13 +29,15 @@ class Engine:
     """Open one with :meth:`open`; it holds tasks under a lease of its own while it is open."""
 
     ledger: Ledger
-    client: UpstreamClient
+    upstreams: Upstreams
     archive: VideoArchive
-    planner: PollPlanner
     lease: LeaseKeeper
-    trust: LookupTrust
     submit_slots: asyncio.Semaphore
-    archive_slots: asyncio.Semaphore
+    archive_gate: Gate
+    #: Seconds for which a provider keeps a video.
+    retention: float
+    #: Where the provider calls about new tasks; None if it cannot reach us.
+    callbacks: CallbackAddresses | None = None
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     #: What the last look showed of tasks that are about to be archived: it saves asking again.
     ended: dict[str, UpstreamTask] = field(default_factory=lambda: dict[str, UpstreamTask]())
@@ -44,30 +51,58 @@ class Engine:
             ConfigurationError: something that they name cannot be used.
         """
         async with AsyncExitStack() as stack:
-            account = settings.account()
-            archive = await asyncio.to_thread(VideoArchive.open, settings.archive_address)
-            stack.push_async_callback(archive.close)
+            # Before anything is opened: without an account there is nothing to do.
+            settings.account()
             ledger = await stack.enter_async_context(await Ledger.open(settings.ledger_address))
-            client = await stack.enter_async_context(UpstreamClient(account))
-            planner = PollPlanner(client, settings.poll_interval)
-            await stack.enter_async_context(planner.running())
+            # Ledgers that share an archive may have tasks of the same id, and none may overwrite another's.
+            archive = await asyncio.to_thread(VideoArchive.open, settings.archive_address, namespace=ledger.ledger_id)
+            stack.push_async_callback(archive.close)
+            upstreams = await stack.enter_async_context(Upstreams.open(settings, ledger, UpstreamClient))
             lease = LeaseKeeper(ledger, settings.state_dir)
             await stack.enter_async_context(lease.held())
+            await stack.enter_async_context(watched_deadlines(ledger))
+            await stack.enter_async_context(watched_outbox(settings, ledger))
+            callbacks = CallbackAddresses.of(settings, ledger)
+            if callbacks is not None:
+                await stack.enter_async_context(watched_hints(ledger, lease.runner_id, upstreams))
             yield cls(
                 ledger=ledger,
-                client=client,
+                upstreams=upstreams,
                 archive=archive,
-                planner=planner,
                 lease=lease,
-                trust=LookupTrust(ledger, client),
                 submit_slots=asyncio.Semaphore(settings.submit_concurrency),
-                archive_slots=asyncio.Semaphore(settings.archive_concurrency),
+                archive_gate=Gate(settings.archive_concurrency),
+                retention=settings.result_retention,
+                callbacks=callbacks,
             )
+
+    @property
+    def client(self) -> UpstreamClient:
+        """Calls the account for new tasks."""
+        return self.upstreams.default.client
+
+    @property
+    def planner(self) -> PollPlanner:
+        """Looks at the tasks of the account for new tasks."""
+        return self.upstreams.default.planner
+
+    @property
+    def trust(self) -> LookupTrust:
+        """What is known of the account for new tasks."""
+        return self.upstreams.default.trust
+
+    async def upstream_of(self, task: VideoTask) -> Upstream:
+        """The account that the task is pinned to, or the one for new tasks.
+
+        Raises:
+            ConfigurationError: the settings no longer have its credentials; the task stays where it is.
+        """
+        return await self.upstreams.of(task)
 
     def drain(self) -> None:
         """Let every step stop at its next safe point: no new request, no new download, no more looks."""
         self.draining.set()
-        self.planner.stop()
+        self.upstreams.stop()
 
     def check_open(self) -> None:
         """Stop here if this engine drains.

@@ -20,6 +20,15 @@ def error_record(error: KlingFlowsError) -> ErrorRecord:
     )
 
 
+def since_then(error: ErrorRecord | None, words: str, **facts: str) -> ErrorRecord | None:
+    """The error of a final task, with what became known after its end added to its message and metadata."""
+    if error is None:
+        return None
+    return error.model_copy(
+        update={"message": f"{error.message}; since then: {words}", "metadata": {**error.metadata, **facts}}
+    )
+
+
 def ending(task: VideoTask) -> VideoTaskFailed | None:
     """The error that a final task without a video means to whoever waits for it."""
     kind = _ENDINGS.get(task.state)

@@ -61,7 +61,7 @@ class LookupTrust:
         for delay in LOOKUP_DELAYS:
             await asyncio.sleep(delay)
             try:
-                await self._client.get(external_task_id)
+                await self._client.get(external_task_id, external=True)
             except UpstreamNotFound:
                 continue
             return True

@@ -1,8 +1,9 @@
-"""The poll planner: one for all tasks of an account, which asks in the fewest calls that the dialect allows."""
+"""The poll planner: one for all tasks of an account, which decides when to look at which."""
 
 from __future__ import annotations
 
 import asyncio
+import heapq
 import random
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -11,20 +12,12 @@ from typing import Final
 
 import structlog
 
-from kling_flows.upstream import Provider, UpstreamClient, UpstreamError, UpstreamStatus, UpstreamTask
-from kling_flows.upstream.errors import UpstreamNotFound
+from kling_flows.engine.looks import Looked, Looker
+from kling_flows.upstream import UpstreamClient, UpstreamError, UpstreamStatus, UpstreamTask
 
 log = structlog.get_logger(__name__)
 
-#: Tasks that are due together before a list page is asked for instead of each (fact sheet 4.3).
-_LIST_FROM: Final = 4
-
-_PAGE_SIZE: Final = 500
-
-#: Single looks under way at a time.
-_CONCURRENCY: Final = 8
-
-#: The first look comes after this share of the time that such a video typically takes.
+#: Of what nothing was learned, the first look comes after this share of the time that such a video typically takes.
 _FIRST_LOOK: Final = 0.6
 
 _JITTER: Final = 0.1
@@ -35,18 +28,64 @@ _BACKOFF_LIMIT: Final = 60.0
 #: Looks in a row at a task that the provider calls succeeded without giving a video, before that is believed.
 URLLESS_LOOKS: Final = 200
 
+#: Seconds between two looks at a task that the provider calls back about.
+RECONCILE_SECONDS: Final = 30.0
+
+#: Seconds for which hints are gathered, so that one call serves for many.
+_HINT_SECONDS: Final = 0.05
+
+#: Seconds for which a hint about an unknown task is kept: it may be followed in a moment.
+_EARLY_SECONDS: Final = 10.0
+
+#: A task is late after this many times its typical time, and not before so many seconds; looks then become fewer.
+_LATE: Final = 3.0
+_LATE_SECONDS: Final = 60.0
+
+#: Fruitless looks in a row (a task not shown, or without its video) before looks become fewer, and by how much.
+_FRUITLESS: Final = 10
+_GROWTH: Final = 1.1
+
+#: Longest time between two looks at a task that is late or fruitless, in seconds.
+_SLOW_SECONDS: Final = 60.0
+
+#: After a day we no longer wait for a task, but it may still end and be billed: it is followed at this pace, for ever.
+CEILING_SECONDS: Final = 86_400.0
+_CEILING_PACE: Final = 600.0
+
 
 @dataclass(slots=True, eq=False)
 class _Followed:
     task_id: str
-    next_look: float
+    began: float
+    typical: float
+    called_back: bool
+    next_look: float = 0.0
+    #: Until when it is looked at as if nobody called back: a hint says that it changes.
+    brisk_until: float = 0.0
     news: asyncio.Queue[UpstreamTask | None] = field(default_factory=lambda: asyncio.Queue[UpstreamTask | None]())
     status: UpstreamStatus = UpstreamStatus.SUBMITTED
     urlless: int = 0
+    unseen: int = 0
+
+    def pace(self, now: float, interval: float) -> float:
+        """Seconds until the next look."""
+        age = now - self.began
+        if age >= CEILING_SECONDS:
+            return max(interval, _CEILING_PACE)
+        fruitless = max(self.urlless, self.unseen) - _FRUITLESS
+        if fruitless > 0:
+            # The exponent is bounded, because a float is not.
+            return max(interval, min(interval * _GROWTH ** min(fruitless, 200), _SLOW_SECONDS))
+        if self.called_back and not self.urlless and now >= self.brisk_until:
+            return max(interval, RECONCILE_SECONDS)
+        late = age / max(_LATE * self.typical, _LATE_SECONDS)
+        return max(interval, min(interval * late, _SLOW_SECONDS))
 
 
 class PollPlanner:
     """Follows upstream tasks to their end. A failed look is a missed tick, never a failed task.
+
+    Looks happen at ticks, an interval apart, so that what is due shares its calls; hints are followed beside them.
 
     Args:
         client: The account.
@@ -54,27 +93,44 @@ class PollPlanner:
     """
 
     def __init__(self, client: UpstreamClient, interval: float) -> None:
-        self._client = client
+        self._looker = Looker(client)
         self._interval = interval
-        self._lists = client.account.provider is not Provider.COMETAPI
         self._followed: dict[str, _Followed] = {}
         self._wake = asyncio.Event()
+        self._hinted: set[str] = set()
+        self._hints = asyncio.Event()
+        self._early: dict[str, float] = {}
         self._failures = 0
+        self._next_tick = 0.0
         self._not_before = 0.0
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
         """Looks are taken while this context is open."""
-        looking = asyncio.create_task(self._run(), name="poll-planner")
+        loops = [
+            asyncio.create_task(self._run(), name="poll-planner"),
+            asyncio.create_task(self._run_hinted(), name="poll-planner-hints"),
+        ]
         try:
             yield
         finally:
-            looking.cancel()
-            await asyncio.wait({looking})
-            if not looking.cancelled():
-                looking.result()
+            for loop in loops:
+                loop.cancel()
+            await asyncio.wait(loops)
+            for loop in loops:
+                if not loop.cancelled():
+                    loop.result()
 
-    async def follow(self, task_id: str, *, typical_seconds: float, age_seconds: float) -> AsyncGenerator[UpstreamTask]:
+    async def follow(
+        self,
+        task_id: str,
+        *,
+        typical_seconds: float,
+        age_seconds: float,
+        earliest_seconds: float | None = None,
+        called_back: bool = False,
+        hinted: bool = False,
+    ) -> AsyncGenerator[UpstreamTask]:
         """Yield the upstream task at each change of its status, the last time when it has ended.
 
         Ends earlier only if :meth:`stop_following` is called.
@@ -83,10 +139,16 @@ class PollPlanner:
             task_id: The provider's id.
             typical_seconds: How long such a video takes from submit to end.
             age_seconds: How long ago it was submitted.
+            earliest_seconds: After which time few such videos have ended; None if nothing was learned.
+            called_back: The provider tells us when it changes: looks only make sure.
+            hinted: It has told us already: look at once.
         """
-        wait = max(self._interval, typical_seconds * _FIRST_LOOK - age_seconds)
-        followed = _Followed(task_id, self._now() + self._jittered(wait))
+        now = self._now()
+        followed = _Followed(task_id, now - age_seconds, typical_seconds, called_back)
+        followed.next_look = now + self._first_wait(followed, age_seconds, earliest_seconds)
         self._followed[task_id] = followed
+        if hinted or self._early.pop(task_id, None) is not None:
+            self.look_now(task_id)
         self._wake.set()
         try:
             while True:
@@ -100,6 +162,7 @@ class PollPlanner:
             # An abandoned generator may end long after the task was followed anew.
             if self._followed.get(task_id) is followed:
                 del self._followed[task_id]
+                self._looker.forget(task_id)
 
     def stop_following(self, task_id: str) -> None:
         """End :meth:`follow` of this task without its end."""
@@ -113,87 +176,115 @@ class PollPlanner:
             self.stop_following(task_id)
 
     def look_now(self, task_id: str) -> None:
-        """Look at the next opportunity: somebody has hinted that it changed."""
+        """Look within a moment: somebody has hinted that it ended."""
+        now = self._now()
+        followed = self._followed.get(task_id)
+        if followed is None:
+            self._early = {known: when for known, when in self._early.items() if now - when < _EARLY_SECONDS}
+            self._early[task_id] = now
+            return
+        followed.brisk_until = now + RECONCILE_SECONDS
+        self._hinted.add(task_id)
+        self._hints.set()
+
+    def look_soon(self, task_id: str) -> None:
+        """Look at the next tick: somebody has hinted that it changed, but not that it ended."""
         followed = self._followed.get(task_id)
         if followed is not None:
-            followed.next_look = self._now()
+            followed.next_look = min(followed.next_look, self._now())
             self._wake.set()
 
     @staticmethod
     def _now() -> float:
         return asyncio.get_running_loop().time()
 
-    def _jittered(self, seconds: float) -> float:
+    @staticmethod
+    def _jittered(seconds: float) -> float:
         return seconds * (1 + random.uniform(-_JITTER, _JITTER))
+
+    def _first_wait(self, followed: _Followed, age: float, earliest: float | None) -> float:
+        if followed.called_back and age < RECONCILE_SECONDS:
+            return self._jittered(followed.pace(self._now(), self._interval))
+        expected = followed.typical * _FIRST_LOOK if earliest is None else min(earliest, followed.typical)
+        # Ahead of the first possible end, for looks come up to a tick later than they are planned.
+        return max(self._interval, expected - age) - random.uniform(0, min(self._interval, 0.1 * expected))
 
     async def _run(self) -> None:
         while True:
             due = await self._next_due()
-            try:
-                seen = await self._look(due)
-            except UpstreamError as error:
-                self._back_off(error)
-                seen = ()
-            except Exception:
-                # A bug in one look must not end the looks at all other tasks.
-                log.exception("a look failed")
-                seen = ()
-            if seen:
-                self._failures = 0
-            looked = self._now()
-            for followed in due:
-                followed.next_look = looked + self._jittered(self._interval)
-            self._tell(seen, looked)
+            now = self._now()
+            self._next_tick = now + self._jittered(self._interval)
+            await self._look_at(due, now)
+
+    async def _run_hinted(self) -> None:
+        while True:
+            await self._hints.wait()
+            await asyncio.sleep(max(_HINT_SECONDS, self._not_before - self._now()))
+            self._hints.clear()
+            due = [self._followed[task_id] for task_id in self._hinted if task_id in self._followed]
+            self._hinted.clear()
+            if due:
+                await self._look_at(due, self._now())
+                # Their next looks come at ticks, sooner than the ticks know of.
+                self._wake.set()
 
     async def _next_due(self) -> list[_Followed]:
         while True:
             self._wake.clear()
             now = self._now()
             first = min((f.next_look for f in self._followed.values()), default=None)
-            start = None if first is None else max(first, self._not_before)
+            start = None if first is None else max(first, self._next_tick, self._not_before)
             if start is not None and start <= now:
-                # What is due within half an interval comes along: one call then serves for more.
-                horizon = now + self._interval / 2
-                return [f for f in self._followed.values() if f.next_look <= horizon]
+                return self._gather(now)
             try:
                 async with asyncio.timeout(None if start is None else start - now):
                     await self._wake.wait()
             except TimeoutError:
                 continue
 
-    async def _look(self, due: Sequence[_Followed]) -> Sequence[UpstreamTask]:
-        missing = {followed.task_id for followed in due}
-        seen: list[UpstreamTask] = []
-        if self._lists and len(due) >= _LIST_FROM:
-            pages = 2 + 2 * len(self._followed) // _PAGE_SIZE
-            for page in range(1, pages + 1):
-                listed = await self._client.list_page(page, _PAGE_SIZE)
-                seen.extend(listed)
-                missing.difference_update(upstream.task_id for upstream in listed)
-                if not missing or len(listed) < _PAGE_SIZE:
-                    break
-        seen.extend(await self._look_singly(sorted(missing)))
-        return seen
+    def _gather(self, now: float) -> list[_Followed]:
+        # To each its nearest tick: half an interval early, or half an interval late.
+        horizon = now + self._interval / 2
+        due = [f for f in self._followed.values() if f.next_look <= horizon]
+        room = min(self._looker.room(len(due)), len(self._followed) - len(due))
+        if room:
+            later = (f for f in self._followed.values() if f.next_look > horizon)
+            due.extend(heapq.nsmallest(room, later, key=lambda f: f.next_look))
+        return due
 
-    async def _look_singly(self, task_ids: Sequence[str]) -> list[UpstreamTask]:
-        slots = asyncio.Semaphore(_CONCURRENCY)
+    async def _look_at(self, due: Sequence[_Followed], started: float) -> None:
+        try:
+            looked = await self._look(due)
+        except Exception:
+            # A bug in one look must not end the looks at all other tasks.
+            log.exception("a look failed")
+            looked = Looked()
+        else:
+            shown = {upstream.task_id for upstream in looked.tasks}
+            for followed in due:
+                if followed.task_id in shown:
+                    followed.unseen = 0
+                elif looked.error is None:
+                    followed.unseen += 1
+        for followed in due:
+            self._plan(followed, started)
+        self._tell(looked.tasks, started)
 
-        async def look(task_id: str) -> UpstreamTask | UpstreamError:
-            async with slots:
-                try:
-                    return await self._client.get(task_id)
-                except UpstreamError as error:
-                    return error
+    async def _look(self, due: Sequence[_Followed]) -> Looked:
+        looked = await self._looker.look([f.task_id for f in due], len(self._followed))
+        if looked.error is not None:
+            self._back_off(looked.error)
+        if looked.tasks:
+            self._failures = 0
+        return looked
 
-        answers = await asyncio.gather(*(look(task_id) for task_id in task_ids))
-        seen = [answer for answer in answers if isinstance(answer, UpstreamTask)]
-        errors = [answer for answer in answers if isinstance(answer, UpstreamError)]
-        for error in errors:
-            if not isinstance(error, UpstreamNotFound):
-                self._back_off(error)
-                break
-            log.warning("the provider does not show a task that it has accepted", error=error.message)
-        return seen
+    def _plan(self, followed: _Followed, started: float) -> None:
+        pace = followed.pace(started, self._interval)
+        # What is looked at in every tick keeps to the ticks, which have a jitter of their own.
+        planned = started + (pace if pace == self._interval else self._jittered(pace))
+        # What only came along, because there was room, keeps its own time.
+        brisk = started < followed.brisk_until
+        followed.next_look = planned if brisk else max(followed.next_look, planned)
 
     def _back_off(self, error: UpstreamError) -> None:
         self._failures += 1
@@ -202,17 +293,19 @@ class PollPlanner:
         self._not_before = self._now() + self._jittered(seconds)
         log.warning("missed a look", reason=error.reason, error=error.message, next_look_seconds=round(seconds, 1))
 
-    def _tell(self, seen: Iterable[UpstreamTask], looked: float) -> None:
+    def _tell(self, seen: Iterable[UpstreamTask], started: float) -> None:
         for upstream in seen:
             followed = self._followed.get(upstream.task_id)
-            if followed is None:
+            if followed is None or followed.status.final:
                 continue
             # A list shows more tasks than were due; those need no look of their own now.
-            followed.next_look = max(followed.next_look, looked + self._interval * (1 - _JITTER))
+            followed.next_look = max(followed.next_look, started + self._interval)
             if upstream.status is UpstreamStatus.SUCCEEDED and not upstream.videos:
                 followed.urlless += 1
                 if followed.urlless < URLLESS_LOOKS:
                     continue
+            else:
+                followed.urlless = 0
             if upstream.status is not followed.status:
                 followed.status = upstream.status
                 followed.news.put_nowait(upstream)

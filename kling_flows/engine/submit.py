@@ -14,18 +14,21 @@ from typing import Final
 
 import structlog
 
+from kling_flows.engine.cancel import keeps_video, nothing_created
+from kling_flows.engine.deadlines import expired
 from kling_flows.engine.durations import typical_seconds
 from kling_flows.engine.engine import Engine
 from kling_flows.engine.failures import error_record
 from kling_flows.engine.identity import external_task_id
 from kling_flows.engine.lookup import LOOKUP_DELAYS
-from kling_flows.errors import KlingFlowsError
-from kling_flows.ledger import FlowRunRecord, State, UpstreamRecord, VideoTask
-from kling_flows.upstream import UpstreamError, UpstreamTask
+from kling_flows.errors import KlingFlowsError, LeaseLost
+from kling_flows.ledger import FlowRunRecord, State, UpstreamRecord, VideoTask, slot_of
+from kling_flows.upstream import TextToVideoRequest, UpstreamError, UpstreamTask
 from kling_flows.upstream.errors import (
     ErrorClass,
     UpstreamAlreadyExists,
     UpstreamAmbiguous,
+    UpstreamConcurrency,
     UpstreamInvalid,
     UpstreamNotFound,
     UpstreamPermission,
@@ -63,17 +66,25 @@ async def submit(engine: Engine, task_id: str, flow_run: FlowRunRecord | None = 
 
 
 async def _intend(engine: Engine, task: VideoTask, flow_run: FlowRunRecord | None) -> VideoTask:
+    callbacks = engine.callbacks
     typical = task.typical_seconds
     if typical is None:
         known = await engine.ledger.read_durations()
-        typical = typical_seconds(known, engine.client.account.provider, task.request)
+        account = (await engine.upstream_of(task)).client.account
+        typical = typical_seconds(known, account.provider, task.request)
 
     def change(before: VideoTask) -> VideoTask:
         if before.state not in (State.QUEUED, State.SUBMITTING):
             return before
+        if before.deadline is not None and before.deadline <= datetime.now(UTC):
+            return expired(before)
         upstream = before.upstream or _first_intent(engine, before.id)
         upstream = upstream.model_copy(
-            update={"submit_attempts": upstream.submit_attempts + 1, "outcome_unknown": True}
+            update={
+                "submit_attempts": upstream.submit_attempts + 1,
+                "outcome_unknown": True,
+                "called_back": callbacks is not None,
+            }
         )
         return before.model_copy(
             update={
@@ -84,7 +95,12 @@ async def _intend(engine: Engine, task: VideoTask, flow_run: FlowRunRecord | Non
             }
         )
 
-    return await engine.advance(task.id, change)
+    if callbacks is None:
+        return await engine.advance(task.id, change)
+    # Together with the intent: the provider may call before its answer to the create arrives.
+    return await engine.ledger.advance_and_expect(
+        task.id, change, runner_id=engine.runner_id, callback_digest=callbacks.digest(task.id)
+    )
 
 
 def _first_intent(engine: Engine, task_id: str) -> UpstreamRecord:
@@ -101,6 +117,7 @@ def _first_intent(engine: Engine, task_id: str) -> UpstreamRecord:
 
 async def _send(engine: Engine, task: VideoTask, flow_run: FlowRunRecord | None, *, doubtful: bool) -> VideoTask:
     """Send the request; ``doubtful`` says that an earlier one may still arrive, although it was looked up in vain."""
+    upstream = await engine.upstream_of(task)
     try:
         # The slot comes first: what waits for one has declared nothing, so that a cancel or a drain stops it for free.
         async with engine.submit_slots:
@@ -108,7 +125,7 @@ async def _send(engine: Engine, task: VideoTask, flow_run: FlowRunRecord | None,
             task = await _intend(engine, task, flow_run)
             if task.state is not State.SUBMITTING:
                 return task
-            accepted = await engine.client.create(task.request, _intent(task).external_task_id)
+            accepted = await upstream.client.create(_request(engine, task), _intent(task).external_task_id)
     except (UpstreamAlreadyExists, UpstreamAmbiguous) as unknown:
         log.warning("unknown outcome of a submit", video_task=task.id, error=unknown.message)
         settled = await _settle(engine, task)
@@ -123,13 +140,30 @@ async def _send(engine: Engine, task: VideoTask, flow_run: FlowRunRecord | None,
         if refused.error_class in _REFUSED:
             # The earlier request may have arrived meanwhile, and may be the very reason: it took the last units.
             earlier = await _settle(engine, task) if doubtful else None
-            return earlier or await engine.fail(task.id, refused)
-        await _note_refusal(engine, task, refused, doubtful=doubtful)
+            if earlier is not None:
+                return earlier
+        try:
+            if refused.error_class in _REFUSED:
+                return await engine.fail(task.id, refused)
+            if isinstance(refused, UpstreamConcurrency):
+                await engine.ledger.learn_refusal(slot_of(_intent(task).account, task.request.model_name))
+            await _note_refusal(engine, task, refused, doubtful=doubtful)
+        except LeaseLost:
+            if not doubtful:
+                await _note_nothing_created(engine, task)
+            raise
         await asyncio.sleep(min(refused.retry_after or 0.0, _LONGEST_WAIT))
         raise
-    task = await _adopt(engine, task, accepted)
-    await engine.trust.learn(_intent(task).external_task_id, accepted.task_id)
+    task = await adopt(engine, task, accepted)
+    await upstream.trust.learn(_intent(task).external_task_id, accepted.task_id)
     return task
+
+
+def _request(engine: Engine, task: VideoTask) -> TextToVideoRequest:
+    """The request as the provider gets it: it calls us, and we call the caller."""
+    callbacks = engine.callbacks
+    url = None if callbacks is None else callbacks.url(_intent(task).provider, task.id)
+    return task.request.model_copy(update={"callback_url": url})
 
 
 async def _settle(engine: Engine, task: VideoTask) -> VideoTask | None:
@@ -139,18 +173,19 @@ async def _settle(engine: Engine, task: VideoTask) -> VideoTask | None:
         UpstreamError: the provider cannot be asked at the moment.
     """
     external_id = _intent(task).external_task_id
+    upstream = await engine.upstream_of(task)
     for delay in LOOKUP_DELAYS:
         await asyncio.sleep(delay)
         try:
-            return await _adopt(engine, task, await engine.client.get(external_id))
+            return await adopt(engine, task, await upstream.client.get(external_id, external=True))
         except UpstreamNotFound:
             continue
         except (UpstreamInvalid, UpstreamPermission) as refused:
-            if await engine.trust.trusted():
+            if await upstream.trust.trusted():
                 # It can be asked, but not by us or not now: the question stays open until it is answered.
                 raise
             return await _stop_unresolved(engine, task, refused)
-    if await engine.trust.trusted():
+    if await upstream.trust.trusted():
         return None
     return await _stop_unresolved(
         engine,
@@ -162,7 +197,9 @@ async def _settle(engine: Engine, task: VideoTask) -> VideoTask | None:
     )
 
 
-async def _adopt(engine: Engine, task: VideoTask, accepted: UpstreamTask) -> VideoTask:
+async def adopt(engine: Engine, task: VideoTask, accepted: UpstreamTask) -> VideoTask:
+    """Write down that the provider has accepted the task; a final one stays final."""
+
     def change(before: VideoTask) -> VideoTask:
         if before.upstream is None or before.upstream.task_id:
             return before
@@ -176,8 +213,9 @@ async def _adopt(engine: Engine, task: VideoTask, accepted: UpstreamTask) -> Vid
             }
         )
         if before.state.final:
-            # Cancelled while the request was out. The facts are kept, because they cost money; the state is final.
-            return before.model_copy(update={"upstream": upstream})
+            # It ended while the request was out. The facts are kept, because they cost money; the state is final.
+            wanted = (before.video_pending or keeps_video(before)) and not before.artifacts
+            return before.model_copy(update={"upstream": upstream, "video_pending": wanted})
         return before.model_copy(update={"state": State.SUBMITTED, "upstream": upstream, "error": None})
 
     # Not fenced: it is the same upstream task whoever learns of it, and the fact must not be lost.
@@ -192,6 +230,22 @@ async def _note_refusal(engine: Engine, task: VideoTask, error: KlingFlowsError,
         return before.model_copy(update={"upstream": upstream, "error": error_record(error)})
 
     await engine.advance(task.id, change)
+
+
+async def _note_nothing_created(engine: Engine, task: VideoTask) -> None:
+    """A refusal that comes after the end of the task still says what it did not cost."""
+    attempt = _intent(task).submit_attempts
+
+    def change(before: VideoTask) -> VideoTask:
+        upstream = before.upstream
+        if not before.state.final or upstream is None or upstream.task_id or not upstream.outcome_unknown:
+            return before
+        # What is unknown may be the outcome of another request than the one that was refused.
+        if upstream.submit_attempts != attempt:
+            return before
+        return nothing_created(before, "the provider has refused it")
+
+    await engine.ledger.advance(task.id, change)
 
 
 async def _stop_unresolved(engine: Engine, task: VideoTask, error: UpstreamError) -> VideoTask:

@@ -19,7 +19,7 @@ from kling_flows.engine.intake import new_video_task, request_digest
 from kling_flows.engine.session import engine_session
 from kling_flows.errors import KlingFlowsError, LeaseLost, RunnerDraining
 from kling_flows.flows.names import batch_run_name
-from kling_flows.flows.text_to_video import RESULT_STORAGE, attach
+from kling_flows.flows.text_to_video import RESULT_STORAGE, attach, still_wanted
 from kling_flows.ledger import FlowRunRecord, State, VideoTask
 from kling_flows.settings import Settings
 from kling_flows.tasks import flow_run_record
@@ -57,6 +57,7 @@ async def text_to_videos(
 
     Raises:
         InvalidRequest: a request breaks a rule; nothing was sent.
+        BudgetExceeded: a budget does not cover all of them; those before it are created, and a runner carries them.
     """
     async with engine_session() as engine:
         ids = [*await _create(engine, requests or ()), *(task_ids or ())]
@@ -68,27 +69,45 @@ async def text_to_videos(
 
 
 async def _create(engine: Engine, requests: Sequence[TextToVideoRequest]) -> list[str]:
-    tenant = Settings.load().tenant if requests else ""
-    provider = engine.client.account.provider
+    if not requests:
+        return []
+    settings, account = Settings.load(), engine.client.account
     # Made of the run's own id, so that the same run, tried again, is the same videos and pays for none again.
     new = [
-        new_video_task(request, provider, tenant=tenant, task_id=f"vt-{runtime.get_id()}-{number}")
+        new_video_task(
+            request,
+            account.provider,
+            tenant=settings.tenant,
+            task_id=f"vt-{runtime.get_id()}-{number}",
+            account=account.name,
+            dialect=account.dialect,
+        )
         for number, request in enumerate(requests)
     ]
     for task in new:
-        await engine.ledger.create_or_get(task, request_digest(task.request, {}, task.id))
+        digest = request_digest(task.request, {}, task.id)
+        await engine.ledger.create_or_get(task, digest, budgets=settings.budgets)
     return [task.id for task in new]
 
 
 async def _carry(engine: Engine, task_id: str, run: FlowRunRecord | None) -> None:
     try:
-        task = await engine.ledger.claim_one(task_id, engine.runner_id)
-        await attach(engine, task)
-        await carry(engine, task_id, run)
+        try:
+            await _take_and_carry(engine, task_id, run)
+        except LeaseLost:
+            if not await still_wanted(engine, task_id):
+                raise
+            await _take_and_carry(engine, task_id, run)
     except (LeaseLost, RunnerDraining) as interrupted:
         log.info("interrupted", video_task=task_id, error=interrupted.message)
     except KlingFlowsError as error:
         log.warning("a step failed too often; the task is taken up again later", video_task=task_id, error=str(error))
+
+
+async def _take_and_carry(engine: Engine, task_id: str, run: FlowRunRecord | None) -> None:
+    task = await engine.ledger.claim_one(task_id, engine.runner_id, account=engine.client.account.name)
+    await attach(engine, task)
+    await carry(engine, task_id, run)
 
 
 async def _show(tasks: Sequence[VideoTask]) -> None:

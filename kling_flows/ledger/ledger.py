@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
@@ -12,12 +13,18 @@ from typing import Any, Protocol, Self, TypeVar
 from sqlalchemy import Connection, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from kling_flows.errors import ConfigurationError, VideoTaskExists
-from kling_flows.ledger import operations
+from kling_flows.errors import BudgetExceeded, ConfigurationError, KlingFlowsError, VideoTaskExists
+from kling_flows.ledger import adoption, callbacks, claims, deadlines, operations
+from kling_flows.ledger.batch import Creation, CreationRefused, create_all, create_each
+from kling_flows.ledger.callbacks import Delivery, DeliveryState, Hint
 from kling_flows.ledger.migrate import migrate
 from kling_flows.ledger.operations import Change
+from kling_flows.ledger.queries import TaskPlace, TimeBound, select_tasks
 from kling_flows.ledger.records import Event, Lease, State, VideoTask
+from kling_flows.ledger.slots import holds_slot, learn_refusal
+from kling_flows.ledger.spending import BudgetUse, read_budgets
 from kling_flows.ledger.sqlite import SqliteBackend, create_sqlite_engine
+from kling_flows.settings import Budget
 
 T = TypeVar("T")
 
@@ -41,6 +48,7 @@ class Ledger:
         self._backend = backend
         self._changed = asyncio.Event()
         self._changed_by_others = asyncio.Event()
+        self._line_moves = asyncio.Event()
         self.ledger_id = facts["ledger_id"]
         self.token_key = bytes.fromhex(facts["token_key"])
 
@@ -76,6 +84,15 @@ class Ledger:
         if foreign:
             self._changed_by_others.set()
             self._changed_by_others = asyncio.Event()
+            self._move_line()
+
+    def _move_line(self) -> None:
+        self._line_moves.set()
+        self._line_moves = asyncio.Event()
+
+    def _note_ends(self, tasks: Iterable[VideoTask]) -> None:
+        if not all(map(holds_slot, tasks)):
+            self._move_line()
 
     def changes(self) -> CommitSignal:
         """A signal taken before a read, so that no commit after the read is slept through."""
@@ -85,20 +102,59 @@ class Ledger:
         """As :meth:`changes`, for commits through other :class:`Ledger` objects, in this process or another."""
         return CommitSignal(self._changed_by_others)
 
+    def line_moves(self) -> CommitSignal:
+        """As :meth:`changes_by_others`, and also for what is written here and gives a place at the provider back."""
+        return CommitSignal(self._line_moves)
+
     async def create(
-        self, task: VideoTask, *, request_id: str = "", request_digest: str = "", runner_id: str | None = None
+        self,
+        task: VideoTask,
+        *,
+        request_id: str = "",
+        request_digest: str = "",
+        runner_id: str | None = None,
+        budgets: Sequence[Budget] = (),
     ) -> VideoTask:
         """See :func:`operations.create`."""
-        return await self._write(
-            lambda c: operations.create(
-                c, task, request_id=request_id, request_digest=request_digest, runner_id=runner_id
-            )
-        )
 
-    async def create_or_get(self, task: VideoTask, request_digest: str) -> VideoTask:
+        def run(connection: Connection) -> VideoTask | BudgetExceeded:
+            try:
+                return operations.create(
+                    connection,
+                    task,
+                    request_id=request_id,
+                    request_digest=request_digest,
+                    runner_id=runner_id,
+                    budgets=budgets,
+                )
+            except BudgetExceeded as refused:
+                # Raised in there it would undo the work of all that share the transaction; it has written nothing.
+                return refused
+
+        result = await self._write(run)
+        if isinstance(result, BudgetExceeded):
+            raise result
+        return result
+
+    async def create_each(self, creations: Sequence[Creation]) -> list[VideoTask | KlingFlowsError]:
+        """See :func:`batch.create_each`."""
+        return await self._write(lambda c: create_each(c, creations))
+
+    async def create_all(self, creations: Sequence[Creation]) -> list[VideoTask]:
+        """Create all, or none.
+
+        Raises:
+            CreationRefused: by the first that cannot be created.
+        """
+        outcome = await self._write(lambda c: create_all(c, creations))
+        if isinstance(outcome, CreationRefused):
+            raise outcome
+        return outcome
+
+    async def create_or_get(self, task: VideoTask, request_digest: str, *, budgets: Sequence[Budget] = ()) -> VideoTask:
         """Insert a task, or return the one of that id."""
         try:
-            return await self.create(task, request_digest=request_digest)
+            return await self.create(task, request_digest=request_digest, budgets=budgets)
         except VideoTaskExists:
             return await self.get(task.id)
 
@@ -118,13 +174,24 @@ class Ledger:
         tenant: str,
         states: Sequence[State] = (),
         label_values: Sequence[tuple[str, str]] = (),
+        model_name: str | None = None,
+        times: Sequence[TimeBound] = (),
         ids: Sequence[str] = (),
-        before_seq: int | None = None,
+        oldest_first: bool = False,
+        beyond: TaskPlace | None = None,
         limit: int | None = None,
     ) -> list[tuple[int, VideoTask]]:
-        """Sequence numbers and tasks, the newest first."""
-        query = operations.select_tasks(
-            tenant=tenant, states=states, label_values=label_values, ids=ids, before_seq=before_seq, limit=limit
+        """Sequence numbers and tasks; see :func:`queries.select_tasks`."""
+        query = select_tasks(
+            tenant=tenant,
+            states=states,
+            label_values=label_values,
+            model_name=model_name,
+            times=times,
+            ids=ids,
+            oldest_first=oldest_first,
+            beyond=beyond,
+            limit=limit,
         )
 
         def run(connection: Connection) -> list[tuple[int, VideoTask]]:
@@ -134,7 +201,9 @@ class Ledger:
 
     async def advance(self, task_id: str, change: Change, *, runner_id: str | None = None) -> VideoTask:
         """See :func:`operations.advance`."""
-        return await self._write(lambda c: operations.advance(c, task_id, change, runner_id=runner_id))
+        task = await self._write(lambda c: operations.advance(c, task_id, change, runner_id=runner_id))
+        self._note_ends((task,))
+        return task
 
     async def advance_and_learn(
         self, task_id: str, change: Change, *, runner_id: str, key: str, seconds: float
@@ -146,19 +215,49 @@ class Ledger:
             operations.learn_duration(connection, key, seconds)
             return task
 
-        return await self._write(run)
+        task = await self._write(run)
+        self._note_ends((task,))
+        return task
 
-    async def claim(self, runner_id: str, limit: int) -> list[VideoTask]:
-        """See :func:`operations.claim`."""
-        return await self._write(lambda c: operations.claim(c, runner_id, limit))
+    async def adopt(self, task: VideoTask) -> bool:
+        """See :func:`adoption.adopt`."""
+        return await self._write(lambda c: adoption.adopt(c, task))
 
-    async def claim_one(self, task_id: str, runner_id: str) -> VideoTask:
-        """See :func:`operations.claim_one`."""
-        return await self._write(lambda c: operations.claim_one(c, task_id, runner_id))
+    async def upstream_ids(self, account: str, *, since: datetime) -> dict[str, str]:
+        """See :func:`adoption.upstream_ids`."""
+        return await self._read(lambda c: adoption.upstream_ids(c, account, since=since.timestamp()))
 
-    async def claimable_from(self) -> float | None:
-        """See :func:`operations.claimable_from`."""
-        return await self._read(operations.claimable_from)
+    async def first_deadline(self) -> float | None:
+        """See :func:`deadlines.first_deadline`."""
+        return await self._read(deadlines.first_deadline)
+
+    async def expire_due(self, change: Change, now: float, limit: int) -> list[VideoTask]:
+        """See :func:`deadlines.expire_due`."""
+        expired = await self._write(lambda c: deadlines.expire_due(c, change, now, limit))
+        self._note_ends(expired)
+        return expired
+
+    async def read_budgets(self, budgets: Sequence[Budget], tenant: str | None = None) -> list[BudgetUse]:
+        """See :func:`spending.read_budgets`."""
+        return await self._read(lambda c: read_budgets(c, budgets, tenant))
+
+    async def learn_refusal(self, slot: str) -> int:
+        """See :func:`slots.learn_refusal`."""
+        return await self._write(lambda c: learn_refusal(c, slot))
+
+    async def claim(
+        self, runner_id: str, limit: int, *, account: str = "", slots: int | None = None
+    ) -> list[VideoTask]:
+        """See :func:`claims.claim`."""
+        return await self._write(lambda c: claims.claim(c, runner_id, limit, account=account, slots=slots))
+
+    async def claim_one(self, task_id: str, runner_id: str, *, account: str = "") -> VideoTask:
+        """See :func:`claims.claim_one`."""
+        return await self._write(lambda c: claims.claim_one(c, task_id, runner_id, account=account))
+
+    async def claimable_from(self, *, account: str = "", slots: int | None = None) -> float | None:
+        """See :func:`claims.claimable_from`."""
+        return await self._read(lambda c: claims.claimable_from(c, account=account, slots=slots))
 
     async def release_after(self, task_ids: Sequence[str], runner_id: str, seconds: float) -> None:
         """Give tasks back; nobody takes them again before so many seconds have passed."""
@@ -217,6 +316,82 @@ class Ledger:
     async def read_durations(self) -> dict[str, float]:
         """Mean seconds that videos take, by key."""
         return await self._read(operations.read_durations)
+
+    async def read_shortest(self, key: str) -> tuple[float, int] | None:
+        """See :func:`operations.read_shortest`."""
+        return await self._read(lambda c: operations.read_shortest(c, key))
+
+    async def advance_and_expect(
+        self, task_id: str, change: Change, *, runner_id: str, callback_digest: str
+    ) -> VideoTask:
+        """As :meth:`advance`, and know the provider's callbacks about the task, in the same transaction."""
+
+        def run(connection: Connection) -> VideoTask:
+            task = operations.advance(connection, task_id, change, runner_id=runner_id)
+            callbacks.expect_callback(connection, task_id, callback_digest)
+            return task
+
+        return await self._write(run)
+
+    async def is_expected(self, digest: str) -> bool:
+        """See :func:`callbacks.is_expected`."""
+        return await self._read(lambda c: callbacks.is_expected(c, digest))
+
+    async def note_hint(self, digest: str, webhook_id: str, *, urgent: bool) -> bool:
+        """See :func:`callbacks.note_hint`."""
+        return await self._write(lambda c: callbacks.note_hint(c, digest, webhook_id, urgent=urgent))
+
+    async def last_hint(self) -> int:
+        """See :func:`callbacks.last_hint`."""
+        return await self._read(callbacks.last_hint)
+
+    async def read_hints(self, after: int, runner_id: str) -> tuple[int, list[Hint]]:
+        """See :func:`callbacks.read_hints`."""
+        return await self._read(lambda c: callbacks.read_hints(c, after, runner_id))
+
+    async def is_hinted(self, task_id: str) -> bool:
+        """See :func:`callbacks.is_hinted`."""
+        return await self._read(lambda c: callbacks.is_hinted(c, task_id))
+
+    async def prune_hints(self, before: float) -> int:
+        """See :func:`callbacks.prune_hints`."""
+        return await self._write(lambda c: callbacks.prune_hints(c, before))
+
+    async def next_delivery_time(self) -> float | None:
+        """See :func:`callbacks.next_delivery_time`."""
+        return await self._read(callbacks.next_delivery_time)
+
+    async def claim_deliveries(self, limit: int, lease_seconds: float) -> list[Delivery]:
+        """See :func:`callbacks.claim_deliveries`."""
+        return await self._write(lambda c: callbacks.claim_deliveries(c, limit, lease_seconds))
+
+    async def settle_delivery(
+        self, delivery: Delivery, state: DeliveryState, *, next_time: float = 0.0, last_error: str = ""
+    ) -> bool:
+        """See :func:`callbacks.settle_delivery`."""
+        return await self._write(
+            lambda c: callbacks.settle_delivery(c, delivery, state, next_time=next_time, last_error=last_error)
+        )
+
+    async def list_deliveries(
+        self,
+        tenant: str,
+        *,
+        state: DeliveryState | None = None,
+        task_id: str | None = None,
+        before_id: int | None = None,
+        limit: int,
+    ) -> list[Delivery]:
+        """See :func:`callbacks.list_deliveries`."""
+        return await self._read(
+            lambda c: callbacks.list_deliveries(
+                c, tenant, state=state, task_id=task_id, before_id=before_id, limit=limit
+            )
+        )
+
+    async def retry_delivery(self, tenant: str, delivery_id: int) -> Delivery:
+        """See :func:`callbacks.retry_delivery`."""
+        return await self._write(lambda c: callbacks.retry_delivery(c, tenant, delivery_id))
 
     async def _write(self, operation: Callable[[Connection], T]) -> T:
         return await self._backend.write(operation)

@@ -8,14 +8,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from kling_flows.errors import LeaseLost, RequestIdReused, VideoTaskExists, VideoTaskFinal, VideoTaskNotFound
-from kling_flows.ledger.records import ACTIVE_STATES, TRANSITIONS, Event, Lease, State, VideoTask
+from kling_flows.ledger import callbacks
+from kling_flows.ledger.records import TRANSITIONS, Event, Lease, State, VideoTask
 from kling_flows.ledger.schema import durations, events, labels, leases, meta, video_tasks
+from kling_flows.ledger.slots import SLOT_IF_BEGUN, holds_slot, slot_changes, slot_of
+from kling_flows.ledger.spending import book, paid_by, refusal
+from kling_flows.settings import Budget
 
 #: How long a request id makes a create idempotent, in seconds.
 REQUEST_ID_SECONDS = 86_400
@@ -23,55 +28,87 @@ REQUEST_ID_SECONDS = 86_400
 #: How much the newest sample counts in a learned duration once there are many.
 _NEWEST_WEIGHT = 0.2
 
+#: How much a longer sample draws up what counts as the shortest duration.
+_LOW_WEIGHT = 1 / 256
+
 #: The one statement that standard SQL has no words for.
 _INSERTS = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+
+#: Seconds before a task that became final is followed up: its interrupted step looks every second and has noticed then.
+NOTICE_SECONDS = 3.0
 
 Change = Callable[[VideoTask], VideoTask]
 
 
 def create(
-    conn: Connection, task: VideoTask, *, request_id: str, request_digest: str, runner_id: str | None = None
+    conn: Connection,
+    task: VideoTask,
+    *,
+    request_id: str,
+    request_digest: str,
+    runner_id: str | None = None,
+    budgets: Sequence[Budget] = (),
 ) -> VideoTask:
-    """Insert a new task and its first event; answers the earlier task if ``request_id`` repeats the same body."""
-    seq = _insert(conn, task, request_id, request_digest, runner_id)
+    """Insert a new task and its first event; answers the earlier task if ``request_id`` repeats the same body.
+
+    Raises:
+        BudgetExceeded: one of the budgets does not cover it. Nothing was written then.
+        VideoTaskExists: its id is taken.
+        RequestIdReused: the request id is taken by another body.
+    """
+    document = task.model_dump_json(exclude_defaults=True)
+    refused = refusal(conn, task, budgets)
+    seq = None if refused else _insert(conn, task, document, request_id, request_digest, runner_id)
     if seq is None:
-        # Only now is it worth a look at what stands in the way.
+        # Only now is it worth a look at what stands in the way. What was there before is answered, whatever is left.
         earlier = _earlier(conn, task, request_id, request_digest) if request_id else None
         if earlier is not None:
             return earlier
-        seq = _insert(conn, task, request_id, request_digest, runner_id)
+        if refused is None:
+            seq = _insert(conn, task, document, request_id, request_digest, runner_id)
+        elif conn.execute(select(video_tasks.c.seq).where(video_tasks.c.id == task.id)).first() is None:
+            raise refused
     if seq is None:
         raise VideoTaskExists(
             f"videoTasks/{task.id} exists; choose another video_task_id, or get that one",
             metadata={"video_task": task.id},
         )
-    document = task.model_dump_json(exclude_defaults=True)
-    conn.execute(insert(events), {"task_seq": seq, "revision": task.revision, "document": document})
+    _append(conn, seq, None, task, document)
+    book(conn, None, task)
     if task.labels:
         conn.execute(insert(labels), [{"task_seq": seq, "key": k, "value": v} for k, v in task.labels.items()])
     return task
 
 
+@cache
+def _insert_or_nothing(dialect: str) -> Any:
+    return _INSERTS[dialect](video_tasks).on_conflict_do_nothing().returning(video_tasks.c.seq)
+
+
 def _insert(
-    conn: Connection, task: VideoTask, request_id: str, request_digest: str, runner_id: str | None
+    conn: Connection, task: VideoTask, document: str, request_id: str, request_digest: str, runner_id: str | None
 ) -> int | None:
     """Insert the row; None if its id or its request id is taken."""
-    insert_or_nothing = _INSERTS[conn.dialect.name](video_tasks).on_conflict_do_nothing()
+    held = runner_id is not None and has_lease(conn, runner_id)
+    # What waits has none. What is taken in as begun is at the provider already.
+    takes_slot = holds_slot(task) and (held or task.state is not State.QUEUED)
     return conn.execute(
-        insert_or_nothing.returning(video_tasks.c.seq),
+        _insert_or_nothing(conn.dialect.name),
         {
             "id": task.id,
             "tenant": task.tenant,
             "state": task.state.value,
             "revision": task.revision,
-            "document": task.model_dump_json(exclude_defaults=True),
-            "runner_id": runner_id if runner_id is not None and _has_lease(conn, runner_id) else None,
+            "document": document,
+            "runner_id": runner_id if held else None,
             "request_id": request_id or None,
             "request_digest": request_digest,
             "create_time": task.create_time.timestamp(),
+            "end_time": None if task.end_time is None else task.end_time.timestamp(),
             "active": task.active,
             "priority": task.priority,
             "model_name": task.request.model_name,
+            "slot": slot_of(paid_by(task), task.request.model_name) if takes_slot else None,
             "deadline": None if task.deadline is None else task.deadline.timestamp(),
         },
     ).scalar_one_or_none()
@@ -163,57 +200,32 @@ def advance(conn: Connection, task_id: str, change: Change, *, runner_id: str | 
         "document": document,
         "not_before": None,
         "active": after.active,
+        "end_time": None if after.end_time is None else after.end_time.timestamp(),
     }
-    if after.state not in ACTIVE_STATES:
+    starts_over = after.video_pending and not before.video_pending
+    if starts_over or not after.active:
         values["runner_id"] = None
+    if starts_over:
+        values["not_before"] = now.timestamp() + NOTICE_SECONDS
+    if after.state.final:
         values["deadline"] = None
     if after.upstream is not None and before.upstream is None:
         values["external_task_id"] = after.upstream.external_task_id
+    values.update(slot_changes(before, after))
     conn.execute(update(video_tasks).where(video_tasks.c.seq == row.seq).values(values))
-    conn.execute(insert(events), {"task_seq": row.seq, "revision": after.revision, "document": document})
+    _append(conn, row.seq, before, after, document)
+    book(conn, before, after)
     return after
 
 
-def claim(conn: Connection, runner_id: str, limit: int) -> list[VideoTask]:
-    """Take up to ``limit`` active tasks that nobody holds, the oldest first; none without a lease."""
-    if not _has_lease(conn, runner_id):
-        return []
-    rows = conn.execute(
-        select(video_tasks.c.seq, video_tasks.c.document)
-        .where(video_tasks.c.runner_id.is_(None))
-        .where(video_tasks.c.active)
-        .where(video_tasks.c.not_before.is_(None) | (video_tasks.c.not_before <= time.time()))
-        .order_by(video_tasks.c.seq)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    ).all()
-    if rows:
-        conn.execute(
-            update(video_tasks).where(video_tasks.c.seq.in_([r.seq for r in rows])).values(runner_id=runner_id)
-        )
-    return [VideoTask.model_validate_json(r.document) for r in rows]
-
-
-def claim_one(conn: Connection, task_id: str, runner_id: str) -> VideoTask:
-    """Take this task, if it is final or nobody else holds it.
-
-    Raises:
-        LeaseLost: another runner holds it, or peers have ended this one's lease.
-    """
-    row = conn.execute(
-        select(video_tasks.c.document, video_tasks.c.runner_id).where(video_tasks.c.id == task_id).with_for_update()
-    ).first()
-    if row is None:
-        raise not_found(task_id)
-    task = VideoTask.model_validate_json(row.document)
-    if task.state.final or row.runner_id == runner_id:
-        return task
-    if row.runner_id is not None:
-        raise LeaseLost(f"videoTasks/{task_id} is held by runner {row.runner_id}; it goes on there")
-    if not _has_lease(conn, runner_id):
-        raise LeaseLost(f"runner {runner_id} has no lease any more; videoTasks/{task_id} goes on with the next one")
-    conn.execute(update(video_tasks).where(video_tasks.c.id == task_id).values(runner_id=runner_id))
-    return task
+def _append(conn: Connection, seq: int, before: VideoTask | None, after: VideoTask, document: str) -> None:
+    """Add the event to the log, and the call about it to the outbox if its caller wants one."""
+    values = {"task_seq": seq, "revision": after.revision, "document": document}
+    if not callbacks.concerns_caller(before, after):
+        conn.execute(insert(events), values)
+        return
+    position = conn.execute(insert(events).returning(events.c.position), values).scalar_one()
+    callbacks.queue_delivery(conn, seq, position)
 
 
 def release(conn: Connection, task_ids: Sequence[str], runner_id: str, *, not_before: float | None) -> None:
@@ -222,20 +234,12 @@ def release(conn: Connection, task_ids: Sequence[str], runner_id: str, *, not_be
         update(video_tasks)
         .where(video_tasks.c.id.in_(task_ids))
         .where(video_tasks.c.runner_id == runner_id)
-        .values(runner_id=None, not_before=not_before)
+        .values(runner_id=None, not_before=not_before, slot=SLOT_IF_BEGUN)
     )
 
 
-def claimable_from(conn: Connection) -> float | None:
-    """When the next task can be claimed, in seconds since the epoch; in the past: now; None: there is none."""
-    return conn.execute(
-        select(func.min(func.coalesce(video_tasks.c.not_before, 0.0)))
-        .where(video_tasks.c.runner_id.is_(None))
-        .where(video_tasks.c.active)
-    ).scalar_one()
-
-
-def _has_lease(conn: Connection, runner_id: str) -> bool:
+def has_lease(conn: Connection, runner_id: str) -> bool:
+    """Whether the runner has announced itself and was not judged dead."""
     # Peers free what a lease holds: a task that is taken under a lease that they have ended would be held for ever.
     return conn.execute(select(leases.c.runner_id).where(leases.c.runner_id == runner_id)).first() is not None
 
@@ -272,7 +276,7 @@ def end_lease(conn: Connection, runner_id: str, beat: int | None) -> int:
     freed = conn.execute(
         update(video_tasks)
         .where(video_tasks.c.runner_id == runner_id)
-        .values(runner_id=None)
+        .values(runner_id=None, slot=SLOT_IF_BEGUN)
         .returning(video_tasks.c.seq)
     )
     return len(freed.all())
@@ -310,31 +314,6 @@ def read_history(conn: Connection, task_id: str) -> list[Event]:
     return [Event(position=row.position, task=VideoTask.model_validate_json(row.document)) for row in rows]
 
 
-def select_tasks(
-    *,
-    tenant: str,
-    states: Sequence[State] = (),
-    label_values: Sequence[tuple[str, str]] = (),
-    ids: Sequence[str] = (),
-    before_seq: int | None = None,
-    limit: int | None = None,
-) -> Select[int, str]:
-    """Query for the sequence numbers and documents of a tenant's tasks, the newest first."""
-    query = select(video_tasks.c.seq, video_tasks.c.document).where(video_tasks.c.tenant == tenant)
-    if states:
-        query = query.where(video_tasks.c.state.in_([s.value for s in states]))
-    for key, value in label_values:
-        query = query.where(
-            video_tasks.c.seq.in_(select(labels.c.task_seq).where(labels.c.key == key).where(labels.c.value == value))
-        )
-    if ids:
-        query = query.where(video_tasks.c.id.in_(ids))
-    if before_seq is not None:
-        query = query.where(video_tasks.c.seq < before_seq)
-    query = query.order_by(video_tasks.c.seq.desc())
-    return query if limit is None else query.limit(limit)
-
-
 def count_waiting(conn: Connection) -> int:
     """How many tasks are QUEUED."""
     return conn.execute(
@@ -346,16 +325,28 @@ def learn_duration(conn: Connection, key: str, seconds: float) -> None:
     """Add how long a video took, in seconds, to what is known of its like."""
     known = conn.execute(select(durations).where(durations.c.key == key).with_for_update()).first()
     if known is None:
-        conn.execute(insert(durations), {"key": key, "samples": 1, "mean_seconds": seconds})
+        conn.execute(insert(durations), {"key": key, "samples": 1, "mean_seconds": seconds, "low_seconds": seconds})
         return
     weight = max(1.0 / (known.samples + 1), _NEWEST_WEIGHT)
     mean = known.mean_seconds + weight * (seconds - known.mean_seconds)
-    conn.execute(update(durations).where(durations.c.key == key).values(samples=known.samples + 1, mean_seconds=mean))
+    low = known.mean_seconds if known.low_seconds is None else known.low_seconds
+    low = min(seconds, low + (seconds - low) * _LOW_WEIGHT)
+    conn.execute(
+        update(durations)
+        .where(durations.c.key == key)
+        .values(samples=known.samples + 1, mean_seconds=mean, low_seconds=low)
+    )
 
 
 def read_durations(conn: Connection) -> dict[str, float]:
     """What is known of how long videos take: mean seconds by key."""
     return {row.key: row.mean_seconds for row in conn.execute(select(durations))}
+
+
+def read_shortest(conn: Connection, key: str) -> tuple[float, int] | None:
+    """About the shortest time that such a video took, in seconds, and out of how many; None if nothing is known."""
+    row = conn.execute(select(durations).where(durations.c.key == key)).first()
+    return None if row is None or row.low_seconds is None else (row.low_seconds, row.samples)
 
 
 def write_meta(conn: Connection, key: str, value: str) -> None:

@@ -86,6 +86,8 @@ class UpstreamRecord(_Record):
     submit_attempts: int = 0
     # True from before the request is sent until its outcome is known: accepted or refused.
     outcome_unknown: bool = False
+    # The provider was given an address to call when the task changes.
+    called_back: bool = False
     settled_units: str = ""
 
 

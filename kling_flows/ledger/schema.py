@@ -32,22 +32,28 @@ video_tasks = Table(
     Column("request_id", String(64)),
     Column("request_digest", String(64)),
     Column("create_time", Float, nullable=False),
+    # Seconds since the epoch; null until it is final.
+    Column("end_time", Float),
     # Whether a runner has something to do for it.
     Column("active", Boolean, nullable=False),
     Column("priority", Integer, nullable=False),
     Column("model_name", String(64), nullable=False),
     # `<account>/<model>` while it holds one of the account's places for tasks that run at the provider.
     Column("slot", String(192)),
+    # Seconds since the epoch from which that place counts as free, because nobody will see the task's end.
+    Column("slot_until", Float),
     # Seconds since the epoch; null once it is final.
     Column("deadline", Float),
-    # Part of the address that the provider calls about it.
+    # SHA-256, in hex, of the token in the address that the provider calls about it.
     Column("callback_token", String(64)),
     Index(None, "tenant", "request_id", unique=True),
-    Index(None, "runner_id", "active"),
+    Index(None, "runner_id", "active", "state", "priority", "seq"),
     Index(None, "state", "priority", "tenant", "model_name", "seq"),
     Index(None, "callback_token", unique=True),
-    Index(None, "slot"),
+    Index(None, "slot", "tenant", "slot_until"),
     Index(None, "deadline"),
+    # What lists are read from; with the last two, those that do not match are passed by without a look at the row.
+    Index(None, "tenant", "create_time", "seq", "state", "model_name"),
     sqlite_autoincrement=True,
 )
 
@@ -86,6 +92,8 @@ durations = Table(
     Column("key", String(255), primary_key=True),
     Column("samples", BigInteger, nullable=False),
     Column("mean_seconds", Float, nullable=False),
+    # About the shortest; forgets slowly, so that one outlier does not stay for ever.
+    Column("low_seconds", Float),
 )
 
 # What is reserved and what is spent, by the day on which the tasks were created (UTC, `2026-11-21`). Milli-units and
@@ -100,6 +108,7 @@ spending = Table(
     Column("reserved_microusd", BigInteger, nullable=False),
     Column("settled_milliunits", BigInteger, nullable=False),
     Column("settled_microusd", BigInteger, nullable=False),
+    Index(None, "day"),
 )
 
 # What the provider's refusals have taught about an account's places for a model.
@@ -118,9 +127,14 @@ hints = Table(
     metadata,
     Column("position", _Serial, primary_key=True, autoincrement=True),
     Column("task_id", String(64), nullable=False),
+    # What a repeated callback is known by.
     Column("webhook_id", String(128), nullable=False, unique=True),
+    # Whether it says that the task has ended; it is not believed, but looked into sooner.
+    Column("urgent", Boolean, nullable=False),
     # Seconds since the epoch.
     Column("receive_time", Float, nullable=False),
+    Index(None, "task_id"),
+    Index(None, "receive_time"),
     sqlite_autoincrement=True,
 )
 
@@ -138,7 +152,7 @@ deliveries = Table(
     Column("next_time", Float, nullable=False),
     Column("last_error", Text, nullable=False),
     Index(None, "state", "next_time"),
-    Index(None, "task_seq"),
+    Index(None, "task_seq", "state"),
     sqlite_autoincrement=True,
 )
 

@@ -4,29 +4,36 @@ A flow run costs Prefect's server some 30 ms of CPU and each task run as much ag
 video task has a run of its own. When tasks queue up faster than runs start, a start takes all that wait into one run
 of the batch flow, as group commit does with transactions: no latency is added when idle, and the price per video falls
 as the load grows.
+
+Prefect is allowed to fail: the ledger holds the tasks, and while Prefect is away they are carried without flow runs, so
+that paid videos are archived before they expire.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Coroutine, Sequence
+from collections import defaultdict, deque
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
-from uuid import UUID
 
 import structlog
-from prefect import get_client
-from prefect.exceptions import CancelledRun, CrashedRun, ObjectNotFound
-from prefect.states import Crashed
+from prefect.client.schemas.objects import FlowRun
+from prefect.exceptions import Abort, CancelledRun, CrashedRun, FailedRun, Pause
+from prefect.flow_engine import run_flow_async
+from prefect.utilities.callables import get_call_parameters
 
+from kling_flows.engine.carry import carry
 from kling_flows.engine.engine import Engine
-from kling_flows.engine.retries import REDISPATCH_SECONDS
+from kling_flows.engine.retries import REDISPATCH_SECONDS, redispatch_seconds
 from kling_flows.engine.session import engine_session, flow_started
 from kling_flows.errors import KlingFlowsError, LedgerUnavailable
 from kling_flows.flows import text_to_video, text_to_videos
 from kling_flows.flows.names import batch_run_name, run_name
 from kling_flows.ledger import VideoTask
-from kling_flows.runner.prefect_client import planned_run_name
+from kling_flows.runner.prefect_client import PlannedRun, planned_run
+from kling_flows.runner.prefect_health import LATE_START_SECONDS, PrefectHealth
+from kling_flows.runner.prefect_runs import EarlierRuns
 
 log = structlog.get_logger(__name__)
 
@@ -38,31 +45,56 @@ _one = text_to_video.with_options(validate_parameters=False)
 _many = text_to_videos.with_options(validate_parameters=False)
 
 
+@dataclass(slots=True)
+class _Carrying:
+    # One asyncio task and the video tasks that it carries; without a flow run if it has none planned.
+    ids: Sequence[str]
+    planned: PlannedRun | None = None
+    started: asyncio.Event = field(default_factory=asyncio.Event)
+
+
 class InProcessDispatch:
     """Starts flow runs for claimed video tasks, one start at a time.
 
     Args:
         engine: Holds the tasks.
         group_limit: Most video tasks in one flow run.
+        health: Says whether flow runs can be started, and is told when one could not.
+        earlier: Asked before tasks are carried on that had a flow run already.
     """
 
-    def __init__(self, engine: Engine, group_limit: int) -> None:
+    def __init__(self, engine: Engine, group_limit: int, health: PrefectHealth, earlier: EarlierRuns) -> None:
         self._engine = engine
         self._group_limit = group_limit
+        self._health = health
+        self._earlier = earlier
         self._waiting: deque[VideoTask] = deque()
+        # Taken out of those that wait, and not yet launched.
+        self._starting: Sequence[VideoTask] = ()
         self._arrived = asyncio.Event()
-        self._runs: dict[asyncio.Task[None], Sequence[str]] = {}
-        self._closing: set[asyncio.Task[None]] = set()
+        self._runs: dict[asyncio.Task[None], _Carrying] = {}
 
     @property
     def in_flight(self) -> int:
         """Video tasks that wait for their start or are carried."""
-        return len(self._waiting) + sum(len(ids) for ids in self._runs.values())
+        return len(self._waiting) + len(self._starting) + sum(len(run.ids) for run in self._runs.values())
+
+    @property
+    def carried(self) -> Mapping[str, PlannedRun]:
+        """The flow runs that are carried here, by id."""
+        planned = (run.planned for run in self._runs.values() if run.ids)
+        return {str(run.id): run for run in planned if run is not None and run.id is not None}
+
+    def carries(self, ids: Iterable[str]) -> bool:
+        """Whether one of these video tasks is carried here, or waits for its start."""
+        return not set(ids).isdisjoint(self._carried_ids() | {task.id for task in (*self._waiting, *self._starting)})
 
     def put(self, tasks: Sequence[VideoTask]) -> None:
         """Take claimed tasks in."""
-        self._waiting.extend(tasks)
-        if tasks:
+        # One that is carried already was given back and taken up again by a retry in Prefect.
+        carried = self._carried_ids()
+        self._waiting.extend(task for task in tasks if task.id not in carried)
+        if self._waiting:
             self._arrived.set()
 
     async def run(self) -> None:
@@ -72,8 +104,23 @@ class InProcessDispatch:
             group = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._group_limit))]
             if not self._waiting:
                 self._arrived.clear()
-            self._close_earlier_runs(group)
-            await self._start(group)
+            self._starting = group
+            gone = await self._earlier.settle(group, now=not self._health.away)
+            self._starting = ()
+            group = [task for task in group if task.id not in gone]
+            if group:
+                await self._start(group)
+
+    async def resume(self, flow_run: FlowRun, tasks: Sequence[VideoTask]) -> None:
+        """Carry video tasks on in a flow run that exists and is Pending; returns when it has started."""
+        ids = [task.id for task in tasks]
+        if len(ids) == 1:
+            parameters = get_call_parameters(_one.fn, (tasks[0].request, ids[0]), {})
+            call = run_flow_async(_one, flow_run=flow_run, parameters=parameters)
+        else:
+            parameters = get_call_parameters(_many.fn, (None, ids), {})
+            call = run_flow_async(_many, flow_run=flow_run, parameters=parameters)
+        await self._flow_run(call, ids, PlannedRun(flow_run.name, id=flow_run.id))
 
     async def drain(self, seconds: float) -> None:
         """Let the runs come to a safe point, then end those that have not within so many seconds."""
@@ -84,72 +131,88 @@ class InProcessDispatch:
                 run.cancel()
             if late:
                 await asyncio.wait(late, timeout=seconds)
-        for closing in self._closing:
-            closing.cancel()
 
     async def _start(self, group: Sequence[VideoTask]) -> None:
         ids = [task.id for task in group]
-        call: Coroutine[Any, Any, Any] = (
-            _one(group[0].request, task_id=ids[0]) if len(group) == 1 else _many(task_ids=ids)
-        )
-        planned_run_name.set(run_name(ids[0]) if len(ids) == 1 else batch_run_name(ids))
-        started = asyncio.Event()
-        run = asyncio.create_task(self._carry(call, ids, started), name=f"flow-run/{ids[0]}")
-        self._runs[run] = ids
-        run.add_done_callback(lambda done: self._runs.pop(done, None))
-        waiting = asyncio.create_task(started.wait())
+        if self._health.away:
+            self._go_without(ids)
+        elif len(ids) == 1:
+            await self._flow_run(_one(group[0].request, task_id=ids[0]), ids, PlannedRun(run_name(ids[0])))
+        else:
+            await self._flow_run(_many(task_ids=ids), ids, PlannedRun(batch_run_name(ids)))
+
+    async def _flow_run(self, call: Coroutine[Any, Any, Any], ids: Sequence[str], planned: PlannedRun) -> None:
+        run = _Carrying(ids, planned)
+        task = self._launch(call, run)
+        waiting = asyncio.create_task(run.started.wait())
         try:
-            await asyncio.wait({run, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({task, waiting}, timeout=LATE_START_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         finally:
             waiting.cancel()
+        if run.started.is_set() or task.done():
+            return
+        # Not a line of the flow has run, so that nothing is in the air; Prefect may take a while to let go of it.
+        self._health.start_failed(f"a flow run did not start within {LATE_START_SECONDS:.0f} s")
+        run.ids = ()
+        task.cancel()
+        self._go_without(ids)
 
-    async def _carry(self, call: Coroutine[Any, Any, Any], ids: Sequence[str], started: asyncio.Event) -> None:
+    def _go_without(self, ids: Sequence[str]) -> None:
+        for task_id in ids:
+            self._launch(carry(self._engine, task_id, None), _Carrying((task_id,)))
+
+    def _launch(self, call: Coroutine[Any, Any, Any], run: _Carrying) -> asyncio.Task[None]:
+        task = asyncio.create_task(self._carry(call, run), name=f"carry/{run.ids[0]}")
+        self._runs[task] = run
+        task.add_done_callback(lambda done: self._runs.pop(done, None))
+        return task
+
+    async def _carry(self, call: Coroutine[Any, Any, Any], run: _Carrying) -> None:
         delay = REDISPATCH_SECONDS
+        facts = {"video_tasks": len(run.ids), "first": run.ids[0]}
         try:
             async with engine_session(self._engine):
-                flow_started.set(started)
+                if run.planned is not None:
+                    planned_run.set(run.planned)
+                flow_started.set(run.started)
                 await call
-        except (CancelledRun, CrashedRun) as ended:
-            log.info("flow run ended early", video_tasks=len(ids), reason=str(ended))
+        except (CancelledRun, CrashedRun, FailedRun, Abort, Pause) as ended:
+            log.info("flow run ended without a video", **facts, reason=str(ended))
         except KlingFlowsError as error:
-            log.info("flow run failed", video_tasks=len(ids), first=ids[0], reason=error.reason, error=error.message)
+            log.info("video tasks could not be carried on", **facts, reason=error.reason, error=error.message)
         except Exception as error:
             # Prefect's own trouble: the tasks are where they were, and the ledger knows where that is.
-            log.warning("flow run could not be kept", video_tasks=len(ids), error=f"{type(error).__name__}: {error}")
+            words = f"{type(error).__name__}: {error}"
+            if run.planned is not None and not run.started.is_set():
+                self._health.start_failed(words)
+            elif self._health.away:
+                log.debug("flow run could not be kept", **facts, error=words)
+            else:
+                log.warning("flow run could not be kept", **facts, error=words)
             delay = _PREFECT_FAILED_SECONDS
         finally:
-            await asyncio.shield(self._give_back(ids, delay))
+            await asyncio.shield(self._give_back(run, delay))
 
-    async def _give_back(self, ids: Sequence[str], delay: float) -> None:
+    async def _give_back(self, run: _Carrying, delay: float) -> None:
         # Whatever is neither final nor carried on has to be started again, by whoever comes first.
-        while True:
+        while run.ids:
             try:
-                held = (await self._engine.ledger.held_by(self._engine.runner_id)).intersection(ids)
-                if held:
-                    await self._engine.ledger.release_after(sorted(held), self._engine.runner_id, delay)
+                held = (await self._engine.ledger.held_by(self._engine.runner_id)).intersection(run.ids)
+                for seconds, task_ids in (await self._delays(held, delay)).items():
+                    await self._engine.ledger.release_after(task_ids, self._engine.runner_id, seconds)
                 return
             except LedgerUnavailable as error:
-                log.warning("tasks cannot be given back yet", video_tasks=len(ids), error=error.message)
+                log.warning("tasks cannot be given back yet", video_tasks=len(run.ids), error=error.message)
                 await asyncio.sleep(1.0)
 
-    def _close_earlier_runs(self, group: Sequence[VideoTask]) -> None:
-        earlier = {task.flow_run.id for task in group if task.flow_run is not None}
-        if earlier:
-            closing = asyncio.create_task(_close_as_crashed(sorted(earlier)))
-            self._closing.add(closing)
-            closing.add_done_callback(self._closing.discard)
+    async def _delays(self, task_ids: Iterable[str], delay: float) -> Mapping[float, Sequence[str]]:
+        delays: defaultdict[float, list[str]] = defaultdict(list)
+        for task_id in sorted(task_ids):
+            seconds = delay
+            if delay == REDISPATCH_SECONDS and not self._engine.draining.is_set():
+                seconds = redispatch_seconds(await self._engine.ledger.get(task_id))
+            delays[seconds].append(task_id)
+        return delays
 
-
-async def _close_as_crashed(flow_run_ids: Sequence[str]) -> None:
-    """Tell Prefect what it cannot see: whoever ran these runs is gone, and others carry the video tasks on."""
-    async with get_client() as client:
-        for flow_run_id in flow_run_ids:
-            try:
-                run = await client.read_flow_run(UUID(flow_run_id))
-                if run.state is None or not run.state.is_final():
-                    crashed = Crashed(message="its runner is gone; another flow run carries the video tasks on")
-                    await client.set_flow_run_state(UUID(flow_run_id), crashed, force=True)
-            except ObjectNotFound:
-                continue
-            except Exception as error:
-                log.warning("an earlier flow run cannot be closed", flow_run=flow_run_id, error=str(error))
+    def _carried_ids(self) -> set[str]:
+        return {task_id for run in self._runs.values() for task_id in run.ids}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -13,14 +14,28 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
 from prefect.context import AsyncClientContext
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_KEY, PREFECT_API_URL
+from prefect.states import Cancelled
 
 if TYPE_CHECKING:
     from prefect.client.orchestration.base import HTTP_METHODS
     from prefect.client.orchestration.routes import ServerRoutes
+    from prefect.client.schemas import OrchestrationResult
+    from prefect.client.schemas.objects import State
     from prefect.flows import Flow
 
-#: The name of the flow run that is about to be created in this context.
-planned_run_name: ContextVar[str] = ContextVar("kling-flows-run-name")
+
+@dataclass(slots=True)
+class PlannedRun:
+    """A flow run before and after Prefect knows it."""
+
+    name: str
+    id: UUID | None = None
+    #: Somebody has cancelled it in Prefect: however it ends, it is shown as Cancelled.
+    cancelled: bool = False
+
+
+#: The flow run that this context is about to create, or carries out.
+planned_run: ContextVar[PlannedRun] = ContextVar("kling-flows-run")
 
 
 class LeanPrefectClient(PrefectClient):
@@ -49,19 +64,35 @@ class LeanPrefectClient(PrefectClient):
     async def create_flow_run(
         self, flow: Flow[Any, Any], name: str | None = None, *args: Any, **kwargs: Any
     ) -> FlowRun:
-        """As Prefect's, under the planned name."""
+        """As Prefect's, under the planned name, and once more if the server has lost the flow with its database."""
+        planned = planned_run.get(None)
+        name = name or (planned.name if planned else None)
         try:
-            return await super().create_flow_run(flow, name or planned_run_name.get(None), *args, **kwargs)
+            run = await super().create_flow_run(flow, name, *args, **kwargs)
         except httpx.HTTPStatusError:
-            # The server may have lost the flow, with its database.
+            if not self._flows:
+                raise
             self._flows.clear()
-            raise
+            run = await super().create_flow_run(flow, name, *args, **kwargs)
+        if planned is not None:
+            planned.id = run.id
+        return run
 
     async def set_flow_run_name(self, flow_run_id: UUID, name: str) -> httpx.Response:
         """As Prefect's, unless the run has that name."""
-        if name == planned_run_name.get(None):
+        planned = planned_run.get(None)
+        if planned is not None and name == planned.name:
             return httpx.Response(204)
         return await super().set_flow_run_name(flow_run_id, name)
+
+    async def set_flow_run_state(
+        self, flow_run_id: UUID | str, state: State[Any], force: bool = False
+    ) -> OrchestrationResult[Any]:
+        """As Prefect's, but a run that somebody has cancelled ends Cancelled."""
+        planned = planned_run.get(None)
+        if planned is not None and planned.cancelled and planned.id == flow_run_id and state.is_final():
+            state = Cancelled(message="cancelled in Prefect")
+        return await super().set_flow_run_state(flow_run_id, state, force)
 
 
 @asynccontextmanager

@@ -8,13 +8,19 @@ import socket
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from kling_flows.errors import ConfigurationError
 from kling_flows.processes import watch_parent
 
 if TYPE_CHECKING:
+    from prefect.server.events.schemas.events import ReceivedEvent
+    from prefect.server.orchestration.rules import OrchestrationContext
+    from prefect.server.schemas.states import State
     from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction
+
+#: What the names of our flow runs begin with; see :mod:`kling_flows.flows.names`, whose import costs Prefect's.
+RUN_PREFIXES: Final = ("text-to-video/", "text-to-videos/")
 
 # By default every event of a task run is a transaction of its own; a second's worth together costs a third less CPU.
 _BATCHED: Final = {
@@ -49,6 +55,8 @@ def main(host: str, port: int) -> int:
     from prefect.server.api.server import create_app
 
     _let_writers_wait()
+    _let_our_runs_be_retried()
+    _let_batches_lose_only_what_is_deleted()
     config = uvicorn.Config(create_app(final=True), log_level="warning", timeout_keep_alive=30)
     uvicorn.Server(config).run(sockets=[listener])
     return 0
@@ -73,6 +81,53 @@ def _let_writers_wait() -> None:
             yield transaction
 
     AioSqliteConfiguration.begin_transaction = begin_to_write
+
+
+def _let_our_runs_be_retried() -> None:
+    """Accept the UI's retry of a flow run that a runner carries.
+
+    Prefect refuses to reschedule a run without a deployment, because nothing would take it up. A runner does. Its
+    newer UI forces the retry, which this rule never sees; the older one does not.
+    """
+    from prefect.server.orchestration.core_policy import HandleFlowTerminalStateTransitions as Rule
+
+    refuse = Rule.before_transition
+
+    async def before_transition(
+        self: Rule,
+        initial_state: State[Any] | None,
+        proposed_state: State[Any] | None,
+        context: OrchestrationContext[Any, Any],
+    ) -> None:
+        again = proposed_state is not None and proposed_state.is_scheduled()
+        if again and context.run.deployment_id is None and context.run.name.startswith(RUN_PREFIXES):
+            self.original_flow_policy = context.run.empirical_policy.model_dump()
+            return
+        await refuse(self, initial_state, proposed_state, context)
+
+    Rule.before_transition = before_transition
+
+
+def _let_batches_lose_only_what_is_deleted() -> None:
+    """Record the events of a batch one by one where the batch as a whole cannot be recorded.
+
+    The task runs of a flow run that somebody has deleted cannot be stored. Prefect gives up the whole batch with them,
+    after some attempts that hold up all that come later.
+    """
+    from prefect.server.services import task_run_recorder as recorder
+    from sqlalchemy.exc import IntegrityError
+
+    record = recorder.record_bulk_task_run_events
+
+    async def record_what_can_be(events: list[ReceivedEvent]) -> None:
+        try:
+            await record(events)
+        except IntegrityError:
+            if len(events) > 1:
+                for event in events:
+                    await record_what_can_be([event])
+
+    recorder.record_bulk_task_run_events = record_what_can_be
 
 
 if __name__ == "__main__":

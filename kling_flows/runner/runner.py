@@ -10,7 +10,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
 import structlog
-from prefect import get_client
 from prefect.context import SyncClientContext
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
@@ -18,6 +17,9 @@ from kling_flows.engine.engine import Engine
 from kling_flows.errors import LedgerUnavailable
 from kling_flows.runner.dispatch import InProcessDispatch
 from kling_flows.runner.prefect_client import lean_client_context
+from kling_flows.runner.prefect_health import PrefectHealth
+from kling_flows.runner.prefect_runs import EarlierRuns
+from kling_flows.runner.prefect_watch import PrefectWatch
 from kling_flows.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -34,8 +36,6 @@ _LOOK_SECONDS: Final = 5.0
 #: Seconds that steps get to come to a safe point.
 _DRAIN_SECONDS: Final = 10.0
 
-_PREFECT_SECONDS: Final = 0.25
-
 
 async def run(settings: Settings, stop: asyncio.Event) -> int:
     """Carry video tasks until ``stop`` is set, then drain.
@@ -48,21 +48,24 @@ async def run(settings: Settings, stop: asyncio.Event) -> int:
     """
     async with AsyncExitStack() as stack:
         engine = await stack.enter_async_context(Engine.open(settings))
-        if not await _prefect_is_up(stop):
-            return 0
         await stack.enter_async_context(_shared_prefect_clients())
-        dispatch = InProcessDispatch(engine, settings.group_limit)
+        health, earlier = PrefectHealth(), EarlierRuns(engine)
+        dispatch = InProcessDispatch(engine, settings.group_limit, health, earlier)
+        watching = asyncio.create_task(PrefectWatch(engine, dispatch, health, earlier).run(), name="prefect-watch")
+        stack.push_async_callback(_end, watching)
+        if not await _prefect_is_known(health, stop):
+            return 0
         await engine.lease.free_dead_peers()
         log.info("carrying video tasks", runner=engine.runner_id, provider=str(engine.client.account.provider))
         gc.collect()
         gc.freeze()
         starting = asyncio.create_task(dispatch.run(), name="dispatch")
-        claiming = asyncio.create_task(_claim_forever(engine, dispatch, settings.max_in_flight), name="claim")
+        claiming = asyncio.create_task(_claim_forever(engine, dispatch, settings), name="claim")
         ending = [asyncio.create_task(event.wait()) for event in (stop, engine.lease.lost)]
         await asyncio.wait([*ending, starting, claiming], return_when=asyncio.FIRST_COMPLETED)
         log.info("draining", video_tasks=dispatch.in_flight)
         engine.drain()
-        for task in (claiming, starting, *ending):
+        for task in (claiming, starting, watching, *ending):
             task.cancel()
         outcomes = await asyncio.gather(claiming, starting, return_exceptions=True)
         await dispatch.drain(_DRAIN_SECONDS)
@@ -81,30 +84,38 @@ async def _shared_prefect_clients() -> AsyncGenerator[None]:
             yield
 
 
-async def _prefect_is_up(stop: asyncio.Event) -> bool:
-    async with get_client() as client:
-        while not stop.is_set():
-            error = await client.api_healthcheck()
-            if error is None:
-                return True
-            log.debug("waiting for Prefect", error=str(error))
-            await asyncio.sleep(_PREFECT_SECONDS)
-    return False
+async def _prefect_is_known(health: PrefectHealth, stop: asyncio.Event) -> bool:
+    """Wait until Prefect has answered or is taken for away; false if the runner is to stop meanwhile."""
+    waiting = [asyncio.create_task(event.wait()) for event in (health.known, stop)]
+    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    for task in waiting:
+        task.cancel()
+    return not stop.is_set()
 
 
-async def _claim_forever(engine: Engine, dispatch: InProcessDispatch, max_in_flight: int) -> None:
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait({task})
+
+
+async def _claim_forever(engine: Engine, dispatch: InProcessDispatch, settings: Settings) -> None:
+    ledger, account, slots = engine.ledger, engine.client.account.name, settings.slots
     while True:
-        # What this runner writes itself gives it nothing to claim.
-        changes = engine.ledger.changes_by_others()
+        # What this runner writes itself gives it nothing to claim, unless something waits for a place.
+        changes, line = ledger.changes_by_others(), ledger.line_moves()
         sleep = _LOOK_SECONDS
         try:
-            room = max_in_flight - dispatch.in_flight
-            start = await engine.ledger.claimable_from()
-            if start is not None and start <= time.time() and room > 0:
-                dispatch.put(await engine.ledger.claim(engine.runner_id, min(room, _CLAIM_LIMIT)))
+            room = settings.max_in_flight - dispatch.in_flight
+            start = await ledger.claimable_from(account=account, slots=slots)
+            now = time.time()
+            if start is not None and start <= now and room > 0:
+                limit = min(room, _CLAIM_LIMIT)
+                dispatch.put(await ledger.claim(engine.runner_id, limit, account=account, slots=slots))
                 sleep = 0.0
             elif start is not None:
-                sleep = min(max(start - time.time(), _GATHER_SECONDS), _LOOK_SECONDS)
+                sleep = min(max(start - now, _GATHER_SECONDS), _LOOK_SECONDS)
+                if start > now:
+                    changes = line
         except LedgerUnavailable as error:
             log.warning("the queue cannot be read", error=error.message)
         await changes.wait(sleep)

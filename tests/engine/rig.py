@@ -85,6 +85,17 @@ def assert_archived(task: VideoTask) -> None:
     """The task has succeeded, and its file is the whole video."""
     assert task.state is State.SUCCEEDED, task.error
     assert task.error is None
+    _assert_file(task)
+
+
+def assert_video_kept(task: VideoTask, state: State) -> None:
+    """The task has ended without a video for its caller, and yet its file is the whole video."""
+    assert (task.state, task.video_pending) == (state, False), task.error
+    assert task.error is not None
+    _assert_file(task)
+
+
+def _assert_file(task: VideoTask) -> None:
     (artifact,) = task.artifacts
     stored = Path(unquote(urlsplit(artifact.uri).path)).read_bytes()
     assert stored == CLIP

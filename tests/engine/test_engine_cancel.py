@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -9,10 +10,12 @@ from kling_flows.engine.cancel import cancelled
 from kling_flows.engine.carry import carry
 from kling_flows.engine.engine import Engine
 from kling_flows.engine.failures import ending
+from kling_flows.engine.submit import submit
 from kling_flows.errors import LeaseLost, VideoTaskCancelled, VideoTaskFinal
-from kling_flows.ledger import FINAL_STATES, State, VideoTask
+from kling_flows.ledger import FINAL_STATES, LateVideo, State, VideoTask
 from kling_flows.sandbox import SandboxServer
 from kling_flows.sandbox.text2video import STUCK_MARK
+from kling_flows.upstream import UpstreamBilling, UpstreamConcurrency, UpstreamError
 
 from ..ledger.make import task, upstream
 from .rig import OpenEngine, creates, history, queue, until, until_state, waiting_for_a_slot
@@ -180,3 +183,77 @@ def test_the_error_of_an_ending_says_why() -> None:
     error: Any = ending(cancelled(task("t"), "why"))
     assert "why" in error.message
     assert error.metadata == {"video_task": "t", "reason": "VIDEO_TASK_CANCELLED"}
+
+
+@pytest.mark.parametrize("error", [UpstreamBilling, UpstreamConcurrency])
+async def test_what_the_provider_refuses_after_the_end_is_no_longer_unknown(
+    engine: Engine, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch, error: type[UpstreamError]
+) -> None:
+    await queue(engine)
+
+    async def create(*_arguments: Any) -> Any:
+        await _cancel_and_keep(engine)
+        raise error("no")
+
+    monkeypatch.setattr(engine.client, "create", create)
+    with pytest.raises(LeaseLost):
+        await submit(engine, "t")
+    ended = await engine.ledger.get("t")
+    assert (ended.state, ended.video_pending) == (State.CANCELLED, False)
+    assert ended.upstream is not None
+    assert not ended.upstream.outcome_unknown
+    assert ended.error is not None
+    assert ended.error.message.endswith("the provider has refused it: nothing is spent")
+
+
+async def _cancel_and_keep(engine: Engine) -> VideoTask:
+    return await engine.ledger.advance("t", lambda before: cancelled(before, "", LateVideo.KEEP_VIDEO))
+
+
+def _discarded(**facts: Any) -> VideoTask:
+    ended = cancelled(task("t", state=State.PROCESSING, upstream=upstream("t", **facts)), "why")
+    return ended.model_copy(update={"end_time": datetime.now(UTC)})
+
+
+@pytest.mark.parametrize("facts", [{"task_id": "850"}, {"outcome_unknown": True}], ids=["accepted", "unknown"])
+def test_a_second_cancel_can_still_ask_for_the_video(facts: dict[str, Any]) -> None:
+    first = _discarded(**facts)
+    assert not first.video_pending
+    assert cancelled(first, "again") is first
+    second = cancelled(first, "", LateVideo.KEEP_VIDEO)
+    assert (second.state, second.video_pending) == (State.CANCELLED, True)
+    assert second.error is not None
+    assert "why" in second.error.message
+    assert "will be archived" in second.error.message
+    for again in (LateVideo.KEEP_VIDEO, LateVideo.DISCARD):
+        assert cancelled(second, "", again) is second
+
+
+def test_a_video_that_cannot_be_had_is_not_promised() -> None:
+    hour = timedelta(hours=1)
+    old = _discarded(task_id="850").model_copy(update={"end_time": datetime.now(UTC) - hour})
+    gone = [
+        cancelled(task("t"), ""),
+        cancelled(task("t", state=State.SUBMITTING, upstream=upstream("t")), ""),
+        _discarded(task_id="850", status="failed"),
+        _discarded(task_id="850", end_time=datetime.now(UTC) - timedelta(days=31)),
+    ]
+    for ended in gone:
+        assert cancelled(ended, "", LateVideo.KEEP_VIDEO) is ended
+    assert cancelled(old, "", LateVideo.KEEP_VIDEO, retention=3599.0) is old
+    assert cancelled(old, "", LateVideo.KEEP_VIDEO, retention=3700.0).video_pending
+
+
+def test_a_cancel_for_free_keeps_no_video() -> None:
+    assert not cancelled(task("t"), "", LateVideo.KEEP_VIDEO).video_pending
+
+
+async def test_a_cancel_stops_the_download(engine: Engine, sandbox: SandboxServer) -> None:
+    sandbox.set_faults([{"fault": "hang", "on": "download"}])
+    await queue(engine)
+    carrying = asyncio.create_task(carry(engine, "t", None))
+    await until(lambda: sandbox.stats()["calls"]["download"])
+    await _cancel(engine)
+    async with asyncio.timeout(10):
+        with pytest.raises(LeaseLost):
+            await carrying

@@ -7,6 +7,7 @@ from contextlib import aclosing, asynccontextmanager
 import pytest
 from pydantic import SecretStr
 
+from kling_flows.engine import looks as looks_module
 from kling_flows.engine import polling
 from kling_flows.engine.polling import PollPlanner
 from kling_flows.sandbox import SandboxServer
@@ -14,6 +15,7 @@ from kling_flows.sandbox.text2video import STUCK_MARK
 from kling_flows.upstream import (
     Account,
     ApiKeyCredentials,
+    Dialect,
     Provider,
     TextToVideoRequest,
     UpstreamClient,
@@ -95,7 +97,7 @@ async def test_what_the_list_does_not_show_is_asked_for_singly(
     sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The list is too long to be read to its end, where the followed tasks are.
-    monkeypatch.setattr(polling, "_PAGE_SIZE", 3)
+    monkeypatch.setattr(looks_module, "_PAGE_SIZE", 3)
     async with _client(sandbox) as client, _planner(client) as planner:
         task_ids = await _submit(client, 5)
         await _submit(client, 30, "newer")
@@ -220,3 +222,100 @@ async def test_a_task_that_the_provider_does_not_show_yet_is_waited_for(
         ended = await _follow_all(planner, await _submit(client, 1))
     assert ended[-1].status is UpstreamStatus.SUCCEEDED
     assert server.stats()["calls"]["get"] > 1
+
+
+@asynccontextmanager
+async def _standard_client(server: SandboxServer) -> AsyncIterator[UpstreamClient]:
+    credentials = ApiKeyCredentials(SecretStr(SANDBOX_API_KEY))
+    account = Account.of(Provider.SANDBOX, credentials, base_url=server.url, dialect=Dialect.STANDARD)
+    async with UpstreamClient(account) as client:
+        yield client
+
+
+def _reads(server: SandboxServer) -> int:
+    return sum(count for call, count in server.stats()["calls"].items() if call != "create")
+
+
+async def test_twenty_tasks_share_one_call_in_the_standard_dialect(start_sandbox: Callable[..., SandboxServer]) -> None:
+    server = start_sandbox()
+    async with _standard_client(server) as client, _planner(client) as planner:
+        task_ids = await _submit(client, 40)
+        ended = await _follow_all(planner, task_ids)
+    assert [task.task_id for task in ended] == task_ids
+    assert {task.status for task in ended} == {UpstreamStatus.SUCCEEDED}
+    assert _reads(server) == 2
+
+
+async def test_tasks_of_any_age_are_looked_at_together(start_sandbox: Callable[..., SandboxServer]) -> None:
+    server = start_sandbox(seconds=(3600.0, 3600.0))
+    async with _standard_client(server) as client, _planner(client, 0.3) as planner:
+        task_ids = await _submit(client, 10)
+        following: list[asyncio.Task[list[UpstreamTask]]] = []
+        for task_id in task_ids:
+            following.append(asyncio.create_task(_follow(planner, task_id)))
+            await asyncio.sleep(0.03)
+        began, before = asyncio.get_running_loop().time(), _reads(server)
+        await until(lambda: _reads(server) >= before + 4)
+        # One call a tick, wherever between two ticks a task was begun.
+        assert asyncio.get_running_loop().time() - began > 3 * 0.3 * 0.9 - 0.1
+        for task in following:
+            task.cancel()
+        await asyncio.wait(following)
+
+
+async def test_a_task_that_only_came_along_keeps_its_own_first_look(
+    start_sandbox: Callable[..., SandboxServer],
+) -> None:
+    server = start_sandbox(seconds=(0.5, 0.5))
+    async with _standard_client(server) as client, _planner(client, 0.1) as planner:
+        early, late = await _submit(client, 2)
+        waiting = asyncio.create_task(_follow(planner, late, typical=3600.0))
+        await asyncio.sleep(0)
+        await _follow(planner, early)
+        # It was shown with the other's looks, for nothing, and is not looked at for its own sake.
+        calls = _reads(server)
+        await asyncio.sleep(0.5)
+        assert _reads(server) == calls
+        waiting.cancel()
+        await asyncio.wait({waiting})
+
+
+async def test_hints_that_come_together_share_a_call(start_sandbox: Callable[..., SandboxServer]) -> None:
+    server = start_sandbox()
+    async with _standard_client(server) as client, _planner(client, 3600.0) as planner:
+        task_ids = await _submit(client, 20)
+        following = [asyncio.create_task(_follow(planner, task_id)) for task_id in task_ids]
+        await asyncio.sleep(0)
+        for task_id in task_ids:
+            planner.look_now(task_id)
+            planner.look_now(task_id)
+        await asyncio.gather(*following)
+    assert _reads(server) == 1
+
+
+async def test_a_hint_that_comes_before_the_task_is_followed_is_kept(sandbox: SandboxServer) -> None:
+    async with _client(sandbox) as client, _planner(client, 3600.0) as planner:
+        (task_id,) = await _submit(client, 1)
+        planner.look_now(task_id)
+        assert (await _follow(planner, task_id))[-1].status is UpstreamStatus.SUCCEEDED
+
+
+@pytest.mark.parametrize(
+    ("age", "called_back", "fruitless", "expected"),
+    [
+        (10.0, False, 0, 3.0),
+        (10.0, True, 0, polling.RECONCILE_SECONDS),
+        (900.0, False, 0, 5.0),
+        (40_000.0, False, 0, 60.0),
+        (90_000.0, False, 0, 600.0),
+        (90_000.0, True, 0, 600.0),
+        (10.0, False, 10, 3.0),
+        (10.0, False, 11, 3.3),
+        (10.0, False, 199, 60.0),
+    ],
+)
+def test_looks_become_fewer_the_less_they_promise(
+    age: float, called_back: bool, fruitless: int, expected: float
+) -> None:
+    followed = polling._Followed("1", began=0.0, typical=180.0, called_back=called_back, urlless=fruitless)
+    assert followed.pace(age, 3.0) == pytest.approx(expected, rel=0.01)

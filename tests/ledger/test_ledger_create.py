@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kling_flows.errors import RequestIdReused, VideoTaskExists, VideoTaskNotFound
-from kling_flows.ledger import Ledger, State
+from kling_flows.ledger import Ledger, State, place_of
 from kling_flows.ledger.operations import REQUEST_ID_SECONDS
 
 from .conftest import OpenLedger
@@ -118,7 +118,7 @@ async def test_a_list_is_filtered_and_paged_newest_first(ledger: Ledger) -> None
     assert await names(label_values=[("half", "high")], states=[State.QUEUED]) == ["t-5", "t-3"]
     assert await names(label_values=[("half", "none")]) == []
     first = await ledger.list_tasks(tenant="default", limit=4)
-    rest = await ledger.list_tasks(tenant="default", limit=4, before_seq=first[-1][0])
+    rest = await ledger.list_tasks(tenant="default", limit=4, beyond=place_of(*first[-1]))
     assert [found.id for _, found in first + rest] == await names()
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,10 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 
 from kling_flows.errors import ConfigurationError
-from kling_flows.ledger import Ledger
+from kling_flows.ledger import Ledger, State, TimeBound
 from kling_flows.ledger import migrate as module
 from kling_flows.ledger.schema import metadata
+from kling_flows.upstream import TextToVideoRequest
 
 from .make import task, url_of
 
@@ -133,10 +135,28 @@ async def test_a_ledger_of_an_earlier_release_keeps_its_tasks(path: Path, monkey
         f"VALUES ('old', 'default', 'QUEUED', 1, '{document}', 0)",
     )
     _execute(path, f"INSERT INTO events (task_seq, revision, document) VALUES (1, 1, '{document}')")
+    ended = task(
+        "ended",
+        state=State.FAILED,
+        end_time=datetime.now(UTC),
+        request=TextToVideoRequest(prompt="x", model_name="kling-v2-6"),
+    )
+    document = ended.model_dump_json(exclude_defaults=True)
+    _execute(
+        path,
+        "INSERT INTO video_tasks (id, tenant, state, revision, document, create_time) "
+        f"VALUES ('ended', 'default', 'FAILED', 2, '{document}', 0)",
+    )
     async with await Ledger.open(url_of(path)) as ledger:
         assert (await ledger.get("old")).id == "old"
         assert [event.task.id for event in await ledger.read_history("old")] == ["old"]
         assert await ledger.claimable_from() is not None
+        for search, found in (
+            ({"model_name": "kling-v3"}, ["old"]),
+            ({"model_name": "kling-v2-6"}, ["ended"]),
+            ({"times": [TimeBound("end_time", ">=", ended.end_time.timestamp())]}, ["ended"]),
+        ):
+            assert [each.id for _, each in await ledger.list_tasks(tenant="default", **search)] == found
     engine = create_engine(url_of(path))
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []

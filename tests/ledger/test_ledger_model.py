@@ -78,6 +78,8 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(runner=RUNNERS, limit=st.integers(1, 3))
     def claim(self, runner: str, limit: int) -> None:
         free = [name for name, known in self.known.items() if known.free] if runner in self.leases else []
+        # What was begun goes first.
+        free.sort(key=lambda name: self.known[name].state is State.QUEUED)
         claimed = self.run(self.ledger.claim(runner, limit))
         assert [found.id for found in claimed] == free[:limit]
         for name in free[:limit]:

@@ -1,0 +1,171 @@
+"""What flow runs have to do with video tasks: which they carry, how they end, and what people did to them in Prefect.
+
+Flow-run state is read for one purpose: to learn what a person wants. What was spent is in the ledger alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+from uuid import UUID
+
+import structlog
+from prefect import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import State as PrefectState
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Cancelled, Completed, Crashed, Failed
+
+from kling_flows.engine.cancel import cancelled
+from kling_flows.engine.engine import Engine
+from kling_flows.errors import LedgerUnavailable, VideoTaskNotFound
+from kling_flows.ledger import State, VideoTask
+
+log = structlog.get_logger(__name__)
+
+#: Longest conversation with Prefect before something is done without it, in seconds.
+CALL_SECONDS: Final = 5.0
+
+#: Most flow runs that one call asks for: Prefect answers with 200 at most.
+IDS_PER_CALL: Final = 200
+
+_REASON: Final = "cancelled in Prefect"
+
+
+def video_task_ids(run: FlowRun) -> list[str]:
+    """The video tasks of a run of one of our flows, as its parameters name them."""
+    parameters: Mapping[str, Any] = run.parameters
+    if "request" in parameters:
+        return [str(parameters.get("task_id") or f"vt-{run.id}")]
+    new = [f"vt-{run.id}-{number}" for number in range(len(parameters.get("requests") or ()))]
+    return [*new, *map(str, parameters.get("task_ids") or ())]
+
+
+async def known_video_tasks(engine: Engine, run: FlowRun) -> list[VideoTask]:
+    """Those of a run's video tasks that are in this ledger."""
+    tasks: list[VideoTask] = []
+    for task_id in video_task_ids(run):
+        try:
+            tasks.append(await engine.ledger.get(task_id))
+        except VideoTaskNotFound:
+            continue
+    return tasks
+
+
+async def cancel_video_tasks(engine: Engine, ids: Iterable[str]) -> list[VideoTask]:
+    """Cancel those that have not ended; returns all of them that are in this ledger, as they are then."""
+
+    def change(before: VideoTask) -> VideoTask:
+        return before if before.state.final else cancelled(before, _REASON)
+
+    tasks: list[VideoTask] = []
+    for task_id in ids:
+        try:
+            tasks.append(await engine.ledger.advance(task_id, change))
+        except VideoTaskNotFound:
+            continue
+    return tasks
+
+
+def ending_state(tasks: Sequence[VideoTask]) -> PrefectState[Any]:
+    """How a run of video tasks that have all ended is shown."""
+    states = {task.state for task in tasks}
+    if State.SUCCEEDED in states:
+        return Completed(message=f"{sum(task.state is State.SUCCEEDED for task in tasks)} of {len(tasks)} SUCCEEDED")
+    words = next((task.error.message for task in tasks if task.error is not None), "ended without a video")
+    return Cancelled(message=words) if states == {State.CANCELLED} else Failed(message=words)
+
+
+async def read_runs(ids: Sequence[str]) -> list[FlowRun]:
+    """Those of the flow runs that Prefect knows."""
+    runs: list[FlowRun] = []
+    async with get_client() as client:
+        for begin in range(0, len(ids), IDS_PER_CALL):
+            wanted = [UUID(flow_run_id) for flow_run_id in ids[begin : begin + IDS_PER_CALL]]
+            runs += await client.read_flow_runs(
+                flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=wanted)),
+                # Prefect's client sends null for what is not given here, and its server refuses that.
+                sort=FlowRunSort.EXPECTED_START_TIME_ASC,
+                limit=IDS_PER_CALL,
+            )
+    return runs
+
+
+async def show(flow_run_id: UUID, state: PrefectState[Any]) -> None:
+    """Set what Prefect shows of a run; one that was deleted stays so."""
+    async with asyncio.timeout(CALL_SECONDS), get_client() as client:
+        try:
+            await client.set_flow_run_state(flow_run_id, state, force=True)
+        except ObjectNotFound:
+            log.debug("a flow run is no longer there", flow_run=str(flow_run_id))
+
+
+class EarlierRuns:
+    """Looks at the runs that carried video tasks before, whose runner is gone, and closes them.
+
+    Args:
+        engine: Holds the tasks.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        # What Prefect could not be asked about, by flow run.
+        self._open: dict[str, list[str]] = {}
+
+    async def settle(self, tasks: Sequence[VideoTask], *, now: bool) -> set[str]:
+        """Look at the earlier runs of tasks that are about to be carried on; later, unless ``now``.
+
+        Returns:
+            The tasks that somebody has cancelled through their run meanwhile: they are CANCELLED now.
+        """
+        for task in tasks:
+            if task.flow_run is not None:
+                self._open.setdefault(task.flow_run.id, []).append(task.id)
+        return await self.settle_rest() if now else set()
+
+    async def settle_rest(self) -> set[str]:
+        """Go on with what could not be settled before."""
+        if not self._open:
+            return set()
+        try:
+            async with asyncio.timeout(CALL_SECONDS):
+                runs = {str(run.id): run for run in await read_runs(list(self._open))}
+        except Exception as error:
+            log.info("earlier flow runs cannot be looked at yet", runs=len(self._open), error=repr(error))
+            return set()
+        gone: set[str] = set()
+        for flow_run_id, ids in list(self._open.items()):
+            run = runs.get(flow_run_id)
+            state = None if run is None else run.state
+            # A run of ours that ends CANCELLED leaves no task to carry on: this was somebody else.
+            if state is not None and (state.is_cancelling() or state.is_cancelled()):
+                try:
+                    ended = await cancel_video_tasks(self._engine, ids)
+                except LedgerUnavailable as error:
+                    log.warning("a cancel in Prefect has to wait", flow_run=flow_run_id, error=error.message)
+                    continue
+                gone.update(task.id for task in ended if not task.active)
+                log.info("cancelled in Prefect while no runner was there", flow_run=flow_run_id, video_tasks=len(ended))
+            if run is None or (state is not None and state.is_final()):
+                self._open.pop(flow_run_id, None)
+            elif await _close(run, user_cancelled=state is not None and state.is_cancelling()):
+                log.info("closed an earlier flow run", flow_run=flow_run_id)
+                self._open.pop(flow_run_id, None)
+        return gone
+
+
+async def _close(run: FlowRun, *, user_cancelled: bool) -> bool:
+    state = (
+        Cancelled(message=_REASON)
+        if user_cancelled
+        else Crashed(message="its runner is gone; another flow run carries the video tasks on")
+    )
+    try:
+        await show(run.id, state)
+    except Exception as error:
+        log.warning("an earlier flow run cannot be closed yet", flow_run=str(run.id), error=repr(error))
+        return False
+    return True
