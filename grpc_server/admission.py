@@ -26,28 +26,29 @@ class Admission:
         self._counted = -COUNT_SECONDS
         self._counting = asyncio.Lock()
 
-    async def admit(self) -> None:
-        """Take a place in the queue.
+    async def admit(self, count: int = 1) -> None:
+        """Take so many places in the queue.
 
         Raises:
-            QueueFull: there is none.
+            QueueFull: there are not so many; none is taken.
         """
-        if self._is_stale():
-            await self._count()
-        if self._waiting >= self._limit:
+        if self._is_stale(count):
+            await self._count(count)
+        if self._waiting + count > self._limit:
             raise QueueFull(
-                f"{self._limit} video tasks or more are waiting, which is the limit; try again later",
+                f"{self._waiting} video tasks are waiting, of {self._limit} that may, so that there is no room for "
+                f"{count} more; try again later",
                 metadata={"limit": str(self._limit)},
             )
-        self._waiting += 1
+        self._waiting += count
 
-    async def _count(self) -> None:
+    async def _count(self, wanted: int) -> None:
         async with self._counting:
-            if not self._is_stale():
+            if not self._is_stale(wanted):
                 return
             self._waiting = await self._ledger.count_waiting()
             self._counted = time.monotonic()
 
-    def _is_stale(self) -> bool:
+    def _is_stale(self, wanted: int) -> bool:
         age = time.monotonic() - self._counted
-        return age >= (COUNT_SECONDS if self._waiting < self._limit else RECOUNT_SECONDS)
+        return age >= (COUNT_SECONDS if self._waiting + wanted <= self._limit else RECOUNT_SECONDS)

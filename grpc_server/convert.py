@@ -14,11 +14,14 @@ from google.rpc.status_pb2 import Status
 from grpc_server.names import name_of
 from grpc_server.spec import write_spec
 from kling_flows.errors import ERROR_DOMAIN
-from kling_flows.ledger import ArtifactRecord, ErrorRecord, State, UpstreamRecord, VideoTask
+from kling_flows.ledger import ArtifactRecord, ErrorRecord, LateVideo, State, UpstreamRecord, VideoTask
 from kling_flows.v1 import video_task_pb2 as pb
 
 _STATES: Final[Mapping[State, pb.VideoTask.State.ValueType]] = {
     state: pb.VideoTask.State.Value(state.value) for state in State
+}
+_LATE_VIDEOS: Final[Mapping[LateVideo, pb.LateVideo.ValueType]] = {
+    late: pb.LateVideo.Value(late.value) for late in LateVideo
 }
 
 
@@ -33,12 +36,20 @@ def message_of(task: VideoTask, *, full: bool) -> pb.VideoTask:
         create_time=_timestamp(task.create_time),
         update_time=_timestamp(task.update_time),
         end_time=_timestamp(task.end_time),
-        artifacts=[_artifact(artifact) for artifact in task.artifacts],
+        artifacts=[artifact_message(artifact) for artifact in task.artifacts],
+        deadline=_timestamp(task.deadline),
+        on_deadline=_LATE_VIDEOS[task.on_deadline],
+        priority=task.priority,
+        video_pending=task.video_pending,
     )
     if task.upstream is not None:
         message.upstream.CopyFrom(_upstream(task.upstream))
         if task.upstream.settled_units:
             message.cost.settled_units = task.upstream.settled_units
+    if task.quote is not None:
+        message.cost.quoted_units = task.quote.units
+        message.cost.quoted_usd = task.quote.usd
+        message.cost.uncertainties.extend(task.quote.uncertain)
     if task.error is not None:
         message.error.CopyFrom(_error(task.error))
     if task.typical_seconds is not None:
@@ -65,7 +76,8 @@ def _upstream(record: UpstreamRecord) -> pb.Upstream:
     )
 
 
-def _artifact(record: ArtifactRecord) -> pb.Artifact:
+def artifact_message(record: ArtifactRecord) -> pb.Artifact:
+    """A file's facts."""
     return pb.Artifact(
         kind=pb.Artifact.Kind.Value(record.kind),
         uri=record.uri,

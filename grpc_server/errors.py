@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Sequence
 from typing import Final
 
 import grpc
 from google.protobuf.message import Message
-from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, ResourceInfo, RetryInfo
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, QuotaFailure, ResourceInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
 from grpc_server.names import name_of
 from kling_flows.errors import (
     ERROR_DOMAIN,
+    BudgetExceeded,
     InvalidRequest,
     KlingFlowsError,
     QueueFull,
+    RateLimited,
     RequestIdReused,
     VideoTaskExists,
     VideoTaskNotFound,
@@ -58,6 +61,10 @@ def status_of(error: KlingFlowsError) -> Status:
         extra.append(
             ResourceInfo(resource_type="kling_flows.v1.VideoTask", resource_name=name_of(error.metadata["video_task"]))
         )
+    if isinstance(error, BudgetExceeded | RateLimited):
+        quota = QuotaFailure()
+        quota.violations.add(subject=error.subject, description=_cut(error.message, _MESSAGE_BYTES))
+        extra.append(quota)
     seconds = _retry_seconds(error)
     if seconds:
         retry = RetryInfo()
@@ -102,6 +109,8 @@ def _bad_request(violations: Sequence[Violation]) -> BadRequest:
 def _retry_seconds(error: KlingFlowsError) -> int:
     if isinstance(error, QueueFull):
         return QUEUE_FULL_RETRY_SECONDS
+    if isinstance(error, RateLimited):
+        return math.ceil(error.retry_after)
     return RETRY_SECONDS if error.grpc_code == grpc.StatusCode.UNAVAILABLE.name else 0
 
 

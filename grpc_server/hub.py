@@ -94,18 +94,17 @@ class Subscription:
 
 
 class Hub:
-    """Follows the log. It knows the events of one tenant only, so that no watcher can see another's."""
+    """Follows the log. Whoever reads names a tenant, and sees and is woken by that one's events only."""
 
-    def __init__(self, ledger: Ledger, tenant: str) -> None:
+    def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._tenant = tenant
         self._ring: list[Entry] = []
-        # Every event of the tenant with a position in (floor, head] is in the ring.
+        # Every event with a position in (floor, head] is in the ring.
         self._floor = 0
         self.head = 0
         self._moved = asyncio.Event()
         self._last_states: dict[str, State] = {}
-        self._for_all: set[Subscription] = set()
+        self._for_all: dict[str, set[Subscription]] = {}
         self._by_task: dict[str, set[Subscription]] = {}
         self._follower: asyncio.Task[None] | None = None
         self.draining = False
@@ -127,7 +126,7 @@ class Hub:
     def drain(self) -> None:
         """Wake every watcher; each sees ``draining`` and ends."""
         self.draining = True
-        for subscription in self._for_all.union(*self._by_task.values()):
+        for subscription in set[Subscription]().union(*self._for_all.values(), *self._by_task.values()):
             subscription.wake()
         self._notify()
 
@@ -138,31 +137,30 @@ class Hub:
             await asyncio.wait([self._follower])
 
     @contextmanager
-    def subscribe(self, task_ids: Iterable[str]) -> Generator[Subscription]:
-        """Be woken by events of these tasks, or of any task if there are none."""
+    def subscribe(self, tenant: str, task_ids: Iterable[str]) -> Generator[Subscription]:
+        """Be woken by events of these tasks, or of any task of the tenant if there are none."""
         subscription = Subscription()
         ids = tuple(task_ids)
-        if not ids:
-            self._for_all.add(subscription)
-        for task_id in ids:
-            self._by_task.setdefault(task_id, set()).add(subscription)
+        places = [(self._by_task, task_id) for task_id in ids] or [(self._for_all, tenant)]
+        for index, key in places:
+            index.setdefault(key, set()).add(subscription)
         try:
             yield subscription
         finally:
-            self._for_all.discard(subscription)
-            for task_id in ids:
-                subscribers = self._by_task[task_id]
-                subscribers.discard(subscription)
-                if not subscribers:
-                    del self._by_task[task_id]
+            for index, key in places:
+                index[key].discard(subscription)
+                if not index[key]:
+                    del index[key]
 
     async def reach(self, position: int) -> None:
         """Wait until everything up to ``position`` is in the ring, or until the drain."""
         while self.head < position and not self.draining:
             await self._moved.wait()
 
-    async def read(self, after: int, limit: int) -> tuple[Sequence[Entry], int]:
-        """Up to ``limit`` events after a position, and the position up to which these are all; does not wait.
+    async def read(self, tenant: str, after: int, limit: int) -> tuple[Sequence[Entry], int]:
+        """Up to ``limit`` events of a tenant after a position, and the position up to which these are all.
+
+        It does not wait.
 
         Raises:
             ResumeTokenExpired: some of them are no longer kept.
@@ -170,12 +168,13 @@ class Hub:
         """
         if after >= self._floor:
             start = bisect_right(self._ring, after, key=attrgetter("position"))
-            entries = self._ring[start : start + limit]
-            return entries, entries[-1].position if len(entries) == limit else max(after, self.head)
+            scanned = self._ring[start : start + limit]
+            entries = [entry for entry in scanned if entry.task.tenant == tenant]
+            return entries, scanned[-1].position if len(scanned) == limit else max(after, self.head)
         events = await self._ledger.read_events(after, limit)
         if not events or after + 1 < await self._ledger.oldest():
             raise expired()
-        return [Entry(event, None) for event in events if event.task.tenant == self._tenant], events[-1].position
+        return [Entry(event, None) for event in events if event.task.tenant == tenant], events[-1].position
 
     async def previous_state(self, entry: Entry) -> State | None:
         """The state that the entry's task was in before the entry; None if there was none or it is no longer kept."""
@@ -205,14 +204,13 @@ class Hub:
 
     async def _pull(self) -> bool:
         events = await self._ledger.read_events(self.head, _PULL_SIZE)
-        first: int | None = None
+        first: dict[str, int] = {}
         for event in events:
-            if event.task.tenant == self._tenant:
-                first = event.position if first is None else first
-                self._add(event)
-        if first is not None:
-            for subscription in self._for_all:
-                subscription.miss(first)
+            first.setdefault(event.task.tenant, event.position)
+            self._add(event)
+        for tenant, position in first.items():
+            for subscription in self._for_all.get(tenant, ()):
+                subscription.miss(position)
         if events:
             self.head = events[-1].position
             self._notify()

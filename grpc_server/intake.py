@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Final
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final, Self
 
 from grpc_server.spec import read_spec
 from kling_flows.engine.intake import REQUEST_PATH, new_video_task, request_digest
-from kling_flows.errors import InvalidRequest, Violation
-from kling_flows.ledger import VideoTask
-from kling_flows.upstream import Provider, TextToVideoRequest
+from kling_flows.errors import CredentialsMissing, InvalidRequest, Violation
+from kling_flows.ledger import LateVideo, VideoTask
+from kling_flows.settings import Budget, Settings
+from kling_flows.upstream import Dialect, Provider, TextToVideoRequest
+from kling_flows.v1 import video_task_pb2 as pb
 from kling_flows.v1.video_task_service_pb2 import CreateVideoTaskRequest
 
 _TASK: Final = "video_task"
@@ -18,7 +22,39 @@ _SPEC: Final = f"{_TASK}.{REQUEST_PATH}"
 _TOP_LEVEL: Final = frozenset({"video_task_id", "request_id"})
 
 
-def read_create(request: CreateVideoTaskRequest, provider: Provider, tenant: str) -> tuple[VideoTask, str]:
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On which terms video tasks are taken in.
+
+    Args:
+        provider: Whose rules and prices apply.
+        dialect: The provider's API generation.
+        account: Which account will pay; empty if this front has no key.
+        budgets: What may be spent.
+    """
+
+    provider: Provider
+    dialect: Dialect = Dialect.LEGACY
+    account: str = ""
+    budgets: tuple[Budget, ...] = ()
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """The terms that the settings name; a front needs no key if they name the provider.
+
+        Raises:
+            ConfigurationError: no provider is configured, or what is set cannot be used.
+        """
+        try:
+            account = settings.account()
+        except CredentialsMissing:
+            if settings.provider is None:
+                raise
+            return cls(settings.provider, settings.dialect, budgets=settings.budgets)
+        return cls(account.provider, account.dialect, account.name, settings.budgets)
+
+
+def read_create(request: CreateVideoTaskRequest, terms: Terms, tenant: str) -> tuple[VideoTask, str]:
     """The task that is asked for, and the fingerprint that tells a repetition from another body.
 
     Raises:
@@ -26,14 +62,22 @@ def read_create(request: CreateVideoTaskRequest, provider: Provider, tenant: str
     """
     wish, violations = _read_wish(request)
     labels = dict(request.video_task.labels)
+    priority = request.video_task.priority
+    deadline = _read_deadline(request.video_task, violations)
+    on_deadline = _read_on_deadline(request.video_task, violations)
     try:
         task = new_video_task(
             wish,
-            provider,
+            terms.provider,
             tenant=tenant,
             task_id=request.video_task_id,
             request_id=request.request_id,
             labels=labels,
+            account=terms.account,
+            dialect=terms.dialect,
+            priority=priority,
+            deadline=deadline,
+            on_deadline=on_deadline,
         )
     except InvalidRequest as error:
         violations.extend(
@@ -42,8 +86,33 @@ def read_create(request: CreateVideoTaskRequest, provider: Provider, tenant: str
         )
     else:
         if not violations:
-            return task, request_digest(wish, labels, request.video_task_id)
+            return task, request_digest(
+                wish, labels, request.video_task_id, priority=priority, deadline=deadline, on_deadline=on_deadline
+            )
     raise InvalidRequest(violations)
+
+
+def _read_deadline(task: pb.VideoTask, violations: list[Violation]) -> datetime | None:
+    if not task.HasField("deadline"):
+        return None
+    try:
+        return task.deadline.ToDatetime(UTC)
+    except (ValueError, OverflowError):
+        violations.append(Violation(f"{_TASK}.deadline", "MALFORMED", "is no time between the years 1 and 9999"))
+        return None
+
+
+def _read_on_deadline(task: pb.VideoTask, violations: list[Violation]) -> LateVideo:
+    match task.on_deadline:
+        case pb.LATE_VIDEO_UNSPECIFIED | pb.KEEP_VIDEO:
+            return LateVideo.KEEP_VIDEO
+        case pb.DISCARD:
+            return LateVideo.DISCARD
+        case unknown:
+            violations.append(
+                Violation(f"{_TASK}.on_deadline", "UNKNOWN", f"{unknown} is no value of LateVideo that is known here")
+            )
+            return LateVideo.KEEP_VIDEO
 
 
 def _read_wish(request: CreateVideoTaskRequest) -> tuple[TextToVideoRequest, list[Violation]]:

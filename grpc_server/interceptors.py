@@ -1,8 +1,8 @@
-"""What surrounds every RPC: errors become statuses, and those that are ours to mend are logged."""
+"""What surrounds every RPC: who calls is found out, limits are kept, and errors become statuses."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any, Final, TypeAlias
 
 import grpc
@@ -10,7 +10,10 @@ import structlog
 from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
+from grpc_server.auth.authenticator import Authenticator, check_scope
+from grpc_server.auth.identity import Scope, calling
 from grpc_server.errors import internal_status, is_public, new_incident, status_of
+from grpc_server.limits import TenantLimits
 from kling_flows.errors import InvalidRequest, KlingFlowsError, Violation
 
 log = structlog.get_logger(__name__)
@@ -22,11 +25,39 @@ _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 _Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Turns every exception of our service's RPCs into a status; nothing of an unforeseen one reaches the caller."""
+#: What each method needs; a method that is not named here could be called by nobody.
+SCOPES: Final[Mapping[str, Scope]] = {
+    "CreateVideoTask": Scope.WRITE,
+    "BatchCreateVideoTasks": Scope.WRITE,
+    "GenerateVideo": Scope.WRITE,
+    "CancelVideoTask": Scope.WRITE,
+    "ResolveVideoTask": Scope.ADMIN,
+    "RetryCallbackDelivery": Scope.ADMIN,
+    "GetVideoTask": Scope.READ,
+    "ListVideoTasks": Scope.READ,
+    "WatchVideoTasks": Scope.READ,
+    "DownloadVideo": Scope.READ,
+    "ListModels": Scope.READ,
+    "QuoteVideoTask": Scope.READ,
+    "ListBudgets": Scope.READ,
+    "ListCallbackDeliveries": Scope.READ,
+}
 
-    def __init__(self, service_name: str) -> None:
+
+class Guard(grpc.aio.ServerInterceptor):
+    """Lets our service's RPCs run for callers that may, and turns every exception into a status.
+
+    Nothing of an unforeseen one reaches the caller. Reflection needs a known caller too; health never does, because
+    probes have no credentials.
+    """
+
+    def __init__(
+        self, service_name: str, authenticator: Authenticator, limits: TenantLimits, *, open_services: Collection[str]
+    ) -> None:
         self._prefix = f"/{service_name}/"
+        self._authenticator = authenticator
+        self._limits = limits
+        self._open = tuple(f"/{name}/" for name in open_services)
         self._wrapped: dict[str, _Handler] = {}
 
     async def intercept_service(
@@ -40,31 +71,55 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         if wrapped is not None:
             return wrapped
         handler = await continuation(handler_call_details)
-        if handler is None or not method.startswith(self._prefix):
+        if handler is None or method.startswith(self._open):
             return handler
-        self._wrapped[method] = wrapped = _wrap(handler, method)
+        if method.startswith(self._prefix):
+            wrapped = self._wrap(handler, method)
+        else:
+            wrapped = self._wrap_foreign(handler, method)
+        self._wrapped[method] = wrapped
         return wrapped
 
-
-def _wrap(handler: _Handler, method: str) -> _Handler:
-    # Requests come as bytes, so that those which are no message at all are refused here like any other.
-    if handler.response_streaming:
-        return grpc.unary_stream_rpc_method_handler(
-            _guarded(handler.unary_stream, handler.request_deserializer, method), None, handler.response_serializer
+    def _wrap(self, handler: _Handler, method: str) -> _Handler:
+        # Requests come as bytes, so that those which are no message at all are refused here like any other.
+        if handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(
+                self._guarded(handler.unary_stream, handler, method), None, handler.response_serializer
+            )
+        return grpc.unary_unary_rpc_method_handler(
+            self._guarded(handler.unary_unary, handler, method), None, handler.response_serializer
         )
-    return grpc.unary_unary_rpc_method_handler(
-        _guarded(handler.unary_unary, handler.request_deserializer, method), None, handler.response_serializer
-    )
 
+    def _guarded(self, behavior: Any, handler: _Handler, method: str) -> Any:
+        scope, streaming = SCOPES[method.removeprefix(self._prefix)], handler.response_streaming
+        decode: Any = handler.request_deserializer
 
-def _guarded(behavior: Any, decode: Any, method: str) -> Any:
-    async def guarded(encoded: bytes, context: _Context) -> Any:
-        try:
-            return await behavior(_decoded(encoded, decode), context)
-        except Exception as error:
-            await _abort(context, method, error)
+        async def guarded(encoded: bytes, context: _Context) -> Any:
+            try:
+                identity = self._authenticator.identify(context)
+                check_scope(identity, scope, method)
+                with self._limits.call(identity.tenant, streaming=streaming), calling(identity):
+                    return await behavior(_decoded(encoded, decode), context)
+            except Exception as error:
+                await _abort(context, method, error)
 
-    return guarded
+        return guarded
+
+    def _wrap_foreign(self, handler: _Handler, method: str) -> _Handler:
+        """Reflection: streams both ways, by a library."""
+        behavior: Any = handler.stream_stream
+        if behavior is None:
+            return handler
+
+        async def guarded(requests: Any, context: _Context) -> Any:
+            try:
+                self._authenticator.identify(context)
+            except KlingFlowsError as error:
+                await _abort(context, method, error)
+            async for response in behavior(requests, context):
+                yield response
+
+        return grpc.stream_stream_rpc_method_handler(guarded, handler.request_deserializer, handler.response_serializer)
 
 
 def _decoded(encoded: bytes, decode: Callable[[bytes], Any]) -> Any:

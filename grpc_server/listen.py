@@ -8,35 +8,67 @@ from typing import Final
 
 import grpc
 
+from grpc_server.auth.access_file import SETTING as ACCESS_FILE
+from grpc_server.auth.tls import TlsFiles
 from kling_flows.errors import ConfigurationError
-from kling_flows.settings import split_address
+from kling_flows.settings import Settings, split_address
 
 SETTING: Final = "KLING_FLOWS_LISTEN"
 _UNIX: Final = "unix:"
 
 
-def listen_address(configured: str) -> str:
+def listen_address(settings: Settings) -> str:
     """The address as gRPC takes it.
 
     Raises:
-        ConfigurationError: it is malformed, or reachable from other machines.
+        ConfigurationError: it is malformed, or reachable from other machines without what protects it there.
     """
+    configured = settings.listen
     if configured.startswith(_UNIX):
         return configured
     host, port = split_address(SETTING, configured)
     if host == "localhost":
         # Of two addresses of one name, one could be taken without the server noticing.
         host = "127.0.0.1"
-    if not _is_loopback(host):
-        raise ConfigurationError(
-            SETTING,
-            f"{configured!r} can be reached from other machines, and TLS and access tokens are not part of this "
-            "release; listen on 127.0.0.1:<port>, [::1]:<port> or unix:<path>",
-        )
+    if not is_loopback(host):
+        _check_protected(settings)
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def bind(server: grpc.aio.Server, address: str) -> str:
+def tls_files(settings: Settings) -> TlsFiles | None:
+    """The server's TLS, if there is any.
+
+    Raises:
+        ConfigurationError: a file is missing, or cannot be used.
+    """
+    cert, key = settings.tls_cert, settings.tls_key
+    if cert is None and key is None:
+        if settings.tls_client_ca is not None:
+            raise ConfigurationError("KLING_FLOWS_TLS_CLIENT_CA", "needs KLING_FLOWS_TLS_CERT and KLING_FLOWS_TLS_KEY")
+        return None
+    if cert is None or key is None:
+        missing = "CERT" if cert is None else "KEY"
+        raise ConfigurationError(f"KLING_FLOWS_TLS_{missing}", "is missing; a certificate and its key go together")
+    return TlsFiles(cert, key, settings.tls_client_ca)
+
+
+def _check_protected(settings: Settings) -> None:
+    reachable = f"{settings.listen!r} can be reached from other machines"
+    if settings.access_file is None:
+        raise ConfigurationError(
+            ACCESS_FILE,
+            f"is not set, and {reachable}: name the file that says who may call (`kling-flows token` makes its "
+            "entries), or listen on 127.0.0.1:<port>, [::1]:<port> or unix:<path>",
+        )
+    if settings.tls_cert is None and not settings.insecure:
+        raise ConfigurationError(
+            "KLING_FLOWS_TLS_CERT",
+            f"is not set, and {reachable}, where tokens could be read on the way: name a certificate and its key, or "
+            "set KLING_FLOWS_INSECURE if something in front of this server ends TLS",
+        )
+
+
+def bind(server: grpc.aio.Server, address: str, tls: TlsFiles | None = None) -> str:
     """Open the port; answer the address with the port that was given, if 0 was asked for.
 
     Raises:
@@ -45,7 +77,7 @@ def bind(server: grpc.aio.Server, address: str) -> str:
     try:
         if not address.startswith(_UNIX):
             _try(address)
-        port = server.add_insecure_port(address)
+        port = server.add_insecure_port(address) if tls is None else server.add_secure_port(address, tls.credentials())
     except (OSError, RuntimeError) as error:
         raise ConfigurationError(
             SETTING,
@@ -63,7 +95,8 @@ def _try(address: str) -> None:
         probe.bind((host, port))
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches it."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -12,6 +12,7 @@ from typing import Any
 
 import structlog
 
+from grpc_server.http.address import http_address
 from grpc_server.listen import listen_address
 from grpc_server.server import Front
 from kling_flows.errors import ConfigurationError
@@ -39,7 +40,9 @@ async def serve(settings: Settings) -> None:
     _stop_on_signals(stop)
     stop_with_parent(stop)
     # Refused before a ledger is created for nothing.
-    listen_address(settings.listen)
+    listen_address(settings)
+    if settings.http_listen is not None:
+        http_address(settings.http_listen)
     async with await Ledger.open(settings.ledger_address) as ledger:
         front = await Front.start(settings, ledger)
         try:

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import grpc
 import structlog
 from grpc_reflection.v1alpha import reflection
 
 from grpc_server.admission import Admission
+from grpc_server.auth.access import Access, access_of
+from grpc_server.download import Downloads
 from grpc_server.health import HEALTH_SERVICE_NAME, Health
 from grpc_server.hub import Hub
-from grpc_server.interceptors import ErrorInterceptor
-from grpc_server.listen import bind, listen_address
+from grpc_server.intake import Terms
+from grpc_server.interceptors import Guard
+from grpc_server.limits import TenantLimits
+from grpc_server.listen import bind, listen_address, tls_files
 from grpc_server.service import SERVICE_NAME, VideoTaskService, method_handlers
 from grpc_server.tokens import Tokens
 from kling_flows.ledger import Ledger
 from kling_flows.settings import Settings
+
+if TYPE_CHECKING:
+    from grpc_server.http.server import HttpSide
 
 #: Seconds that RPCs have to finish once the server drains; all of ours do so in milliseconds.
 DRAIN_SECONDS: Final = 2.0
@@ -39,8 +46,8 @@ OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     # Clients spread over new replicas; a watch goes on with its token.
     ("grpc.max_connection_age_ms", 30 * 60_000),
     ("grpc.max_connection_age_grace_ms", 30_000),
-    # The largest create is some 50 kB.
-    ("grpc.max_receive_message_length", 256 * 1024),
+    # 1,000 creates in one batch, each with a prompt of 2,500 characters of three bytes.
+    ("grpc.max_receive_message_length", 8 * 1024 * 1024),
 )
 
 log = structlog.get_logger(__name__)
@@ -49,43 +56,62 @@ log = structlog.get_logger(__name__)
 class Front:
     """One gRPC server over one ledger. Make one with :meth:`start`, end it with :meth:`drain`."""
 
-    def __init__(self, server: grpc.aio.Server, hub: Hub, health: Health, address: str) -> None:
+    def __init__(
+        self, server: grpc.aio.Server, hub: Hub, health: Health, access: Access, http: HttpSide | None, address: str
+    ) -> None:
         self._server = server
         self._hub = hub
         self._health = health
+        self._access = access
+        self._http = http
         #: Where it listens: ``host:port`` with the real port, or ``unix:path``.
         self.address = address
 
     @classmethod
     async def start(cls, settings: Settings, ledger: Ledger) -> Self:
-        """Listen on ``settings.listen`` and serve ``settings.tenant``'s tasks of the ledger.
+        """Listen on ``settings.listen`` and serve the ledger's tasks to their tenants.
+
+        Without an access file every caller is ``settings.tenant``.
 
         Raises:
             ConfigurationError: the address cannot be listened on, or no provider is configured.
             LedgerUnavailable: the ledger cannot be read.
         """
-        # Only whose rules apply is of interest here: a front needs no key if the provider is named.
-        provider = settings.provider or settings.account().provider
-        server = grpc.aio.server(interceptors=[ErrorInterceptor(SERVICE_NAME)], options=OPTIONS)
-        address = bind(server, listen_address(settings.listen))
-        hub = Hub(ledger, settings.tenant)
+        terms = Terms.of(settings)
+        access = access_of(settings)
+        limits = TenantLimits(
+            create_rate=settings.create_rate, max_calls=settings.max_calls, max_watches=settings.max_watches
+        )
+        guard = Guard(SERVICE_NAME, access.authenticator, limits, open_services=[HEALTH_SERVICE_NAME])
+        server = grpc.aio.server(interceptors=[guard], options=OPTIONS)
+        address = bind(server, listen_address(settings), tls_files(settings))
+        hub = Hub(ledger)
         health = Health(ledger, hub)
         service = VideoTaskService(
             ledger,
             hub,
             Tokens(ledger.token_key, ledger.ledger_id),
             Admission(ledger, settings.max_queued),
-            tenant=settings.tenant,
-            provider=provider,
+            limits,
+            terms=terms,
+            downloads=Downloads(ledger, hub, settings.archive_address),
+            result_retention=settings.result_retention,
         )
         server.add_generic_rpc_handlers([method_handlers(service)])
         health.add_to(server)
         names = (SERVICE_NAME, HEALTH_SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
+        http = await _start_http(settings, ledger)
         await hub.start()
         await health.start()
+        access.start()
         await server.start()
-        return cls(server, hub, health, address)
+        return cls(server, hub, health, access, http, address)
+
+    @property
+    def http_address(self) -> str | None:
+        """Where HTTP is served, as ``host:port`` with the real port; None if it is not."""
+        return None if self._http is None else self._http.address
 
     async def begin_drain(self) -> None:
         """Say NOT_SERVING, refuse new tasks and end every watch with its resume token; all else is still served."""
@@ -95,6 +121,18 @@ class Front:
     async def drain(self) -> None:
         """End without losing anything, within ``DRAIN_SECONDS`` and a little; the ledger may be closed afterwards."""
         await self.begin_drain()
+        if self._http is not None:
+            await self._http.stop()
         await self._server.stop(DRAIN_SECONDS)
         await self._hub.close()
+        await self._access.close()
         log.info("drained", address=self.address)
+
+
+async def _start_http(settings: Settings, ledger: Ledger) -> HttpSide | None:
+    if settings.http_listen is None:
+        return None
+    # On demand: a front without it starts sooner.
+    from grpc_server.http.server import HttpSide
+
+    return await HttpSide.start(settings.http_listen, settings.callback_secrets, ledger)

@@ -2,59 +2,76 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
 import grpc
 
 from grpc_server.admission import Admission
+from grpc_server.auth.identity import caller
+from grpc_server.batch import create_batch
 from grpc_server.convert import message_of
-from grpc_server.filtering import parse_filter
+from grpc_server.deliveries import CallbackDeliveries
+from grpc_server.download import Downloads
+from grpc_server.generate import generate
 from grpc_server.hub import Hub
-from grpc_server.intake import read_create
+from grpc_server.intake import Terms, read_create
+from grpc_server.limits import TenantLimits
+from grpc_server.listing import list_page
+from grpc_server.masks import parse_reading
+from grpc_server.money import list_budgets, list_models, quote_video_task
 from grpc_server.names import parse_name
 from grpc_server.tokens import Tokens
-from grpc_server.views import parse_view
 from grpc_server.watch import Watch
 from grpc_server.watch_plan import parse_watch
-from kling_flows.engine.cancel import cancelled
+from kling_flows.engine.cancel import RETENTION, cancelled
 from kling_flows.engine.resolve import abandoned, adopted
 from kling_flows.errors import InvalidRequest, ServerUnavailable, Violation
-from kling_flows.ledger import Ledger, VideoTask
-from kling_flows.upstream import Provider
+from kling_flows.ledger import LateVideo, Ledger, VideoTask
 from kling_flows.v1 import video_task_pb2 as pb
 from kling_flows.v1 import video_task_service_pb2 as rpc
 
 SERVICE_NAME: Final = rpc.DESCRIPTOR.services_by_name["VideoTaskService"].full_name
-
-DEFAULT_PAGE_SIZE: Final = 50
-MOST_PAGE_SIZE: Final = 1_000
-
-#: Bytes of tasks in one page; most clients refuse messages of more than 4 MiB.
-PAGE_BYTES: Final = 3_000_000
 
 MOST_REASON_CHARACTERS: Final = 255
 
 #: What may be put into the path of a query; 18 digits today, base64-like in 2024 (fact sheet 4.1).
 _UPSTREAM_TASK_ID: Final = re.compile(r"[!-~]{1,128}")
 
+_LATE_VIDEOS: Final[Mapping[pb.LateVideo.ValueType, LateVideo]] = {
+    pb.LATE_VIDEO_UNSPECIFIED: LateVideo.DISCARD,
+    pb.KEEP_VIDEO: LateVideo.KEEP_VIDEO,
+    pb.DISCARD: LateVideo.DISCARD,
+}
+
 _Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class VideoTaskService:
-    """The service for one tenant's tasks; it keeps nothing that another front on the same ledger would need."""
+    """The service for the caller's own tasks; it keeps nothing that another front on the same ledger would need."""
 
     def __init__(
-        self, ledger: Ledger, hub: Hub, tokens: Tokens, admission: Admission, *, tenant: str, provider: Provider
+        self,
+        ledger: Ledger,
+        hub: Hub,
+        tokens: Tokens,
+        admission: Admission,
+        limits: TenantLimits,
+        *,
+        terms: Terms,
+        downloads: Downloads,
+        result_retention: float = RETENTION,
     ) -> None:
         self._ledger = ledger
         self._hub = hub
         self._tokens = tokens
+        self.deliveries = CallbackDeliveries(ledger, tokens)
         self._admission = admission
-        self._tenant = tenant
-        self._provider = provider
+        self._limits = limits
+        self._terms = terms
+        self._downloads = downloads
+        self._result_retention = result_retention
 
     async def create(self, request: rpc.CreateVideoTaskRequest, _context: _Context) -> pb.VideoTask:
         """Check, make durable, answer.
@@ -63,67 +80,77 @@ class VideoTaskService:
             InvalidRequest: with all violations.
             VideoTaskExists: the chosen id is taken.
             RequestIdReused: the ``request_id`` came with another body before.
+            BudgetExceeded: a budget does not cover it.
             QueueFull: too many tasks wait.
+            RateLimited: the tenant creates too fast.
             ServerUnavailable: the server drains.
             LedgerUnavailable: nothing can be made durable at the moment.
         """
+        return message_of(await self._create(request), full=True)
+
+    async def _create(self, request: rpc.CreateVideoTaskRequest) -> VideoTask:
+        self._check_draining()
+        task, digest = read_create(request, self._terms, caller().tenant)
+        if not request.validate_only:
+            self._limits.take_creates(task.tenant)
+            await self._admission.admit()
+            task = await self._ledger.create(
+                task, request_id=request.request_id, request_digest=digest, budgets=self._terms.budgets
+            )
+        return task
+
+    async def batch_create(
+        self, request: rpc.BatchCreateVideoTasksRequest, _context: _Context
+    ) -> rpc.BatchCreateVideoTasksResponse:
+        """Create many tasks; see :func:`grpc_server.batch.create_batch` for what is raised.
+
+        Raises:
+            RateLimited: the tenant creates too fast.
+            ServerUnavailable: the server drains.
+        """
+        self._check_draining()
+        tenant = caller().tenant
+        return await create_batch(
+            request,
+            read=lambda each: read_create(each, self._terms, tenant),
+            count=lambda number: self._limits.take_creates(tenant, number),
+            admission=self._admission,
+            ledger=self._ledger,
+            budgets=self._terms.budgets,
+        )
+
+    async def generate(self, request: rpc.GenerateVideoRequest, context: _Context) -> None:
+        """Create a task and stream its events; see :func:`grpc_server.generate.generate` for what is raised."""
+        await generate(
+            request, self._create, hub=self._hub, ledger=self._ledger, tokens=self._tokens, write=context.write
+        )
+
+    async def download(self, request: rpc.DownloadVideoRequest, context: _Context) -> None:
+        """Stream a file of the archive; see :meth:`grpc_server.download.Downloads.run` for what is raised."""
+        await self._downloads.run(request, caller().tenant, context.write)
+
+    def _check_draining(self) -> None:
         if self._hub.draining:
             raise ServerUnavailable("the server is draining and takes no new video tasks; try again in a moment")
-        task, digest = read_create(request, self._provider, self._tenant)
-        if not request.validate_only:
-            await self._admission.admit()
-            task = await self._ledger.create(task, request_id=request.request_id, request_digest=digest)
-        return message_of(task, full=True)
 
     async def get(self, request: rpc.GetVideoTaskRequest, _context: _Context) -> pb.VideoTask:
         """Answer one task.
 
         Raises:
-            InvalidRequest: the name or the view is none.
+            InvalidRequest: with all violations.
             VideoTaskNotFound: there is no such task.
         """
         violations: list[Violation] = []
-        full = parse_view(request.view, violations)
+        reading = parse_reading(request.view, request.read_mask, violations)
         task_id = _parse_own_name(request.name, violations)
-        return message_of(await self._ledger.get(task_id, tenant=self._tenant), full=full)
+        return reading.show(await self._ledger.get(task_id, tenant=caller().tenant))
 
     async def list(self, request: rpc.ListVideoTasksRequest, _context: _Context) -> rpc.ListVideoTasksResponse:
-        """Answer a page of tasks, the newest first; it may be shorter than asked for, so that it fits in a message.
-
-        Raises:
-            InvalidRequest: with all violations.
-            ResumeTokenInvalid: the page token is not of this list.
-        """
-        violations: list[Violation] = []
-        full = parse_view(request.view, violations)
-        if request.page_size < 0:
-            violations.append(Violation("page_size", "OUT_OF_RANGE", "cannot be negative; 0 means 50"))
-        selected = parse_filter(request.filter)
-        if isinstance(selected, Violation):
-            raise InvalidRequest([*violations, selected])
-        if violations:
-            raise InvalidRequest(violations)
-        listed = _fingerprint(request)
-        before_seq = self._tokens.open_page(request.page_token, listed) if request.page_token else None
-        size = min(request.page_size or DEFAULT_PAGE_SIZE, MOST_PAGE_SIZE)
-        # Taken before the tasks are read: what happens meanwhile is then seen twice rather than not at all.
-        response = rpc.ListVideoTasksResponse(resume_token=self._tokens.resume(await self._ledger.head()))
-        if selected.nothing:
-            return response
-        rows = await self._ledger.list_tasks(
-            tenant=self._tenant,
-            states=selected.states,
-            label_values=selected.labels,
-            before_seq=before_seq,
-            limit=size + 1,
-        )
-        shown = _fill(response, rows[:size], full=full)
-        if shown < len(rows):
-            response.next_page_token = self._tokens.page(rows[shown - 1][0], listed)
-        return response
+        """Answer a page of tasks; see :func:`grpc_server.listing.list_page` for what is raised."""
+        return await list_page(request, tenant=caller().tenant, ledger=self._ledger, tokens=self._tokens)
 
     async def cancel(self, request: rpc.CancelVideoTaskRequest, _context: _Context) -> pb.VideoTask:
-        """Cancel a task, or answer it as it is if it is CANCELLED.
+        """Cancel a task, or answer it as it is if it is CANCELLED and its video is not wanted after all.
 
         Raises:
             InvalidRequest: the name is none, or the reason is too long.
@@ -133,10 +160,16 @@ class VideoTaskService:
         violations: list[Violation] = []
         if len(request.reason) > MOST_REASON_CHARACTERS:
             violations.append(Violation("reason", "TOO_LONG", f"at most {MOST_REASON_CHARACTERS} characters"))
+        on_cancel = _LATE_VIDEOS.get(request.on_cancel)
+        if on_cancel is None:
+            violations.append(Violation("on_cancel", "UNKNOWN_VALUE", "must be KEEP_VIDEO or DISCARD, or not set"))
+            on_cancel = LateVideo.DISCARD
         task_id = _parse_own_name(request.name, violations)
         # Whose task it is never changes, so that this need not be one transaction with the write.
-        await self._ledger.get(task_id, tenant=self._tenant)
-        task = await self._ledger.advance(task_id, lambda before: cancelled(before, request.reason))
+        await self._ledger.get(task_id, tenant=caller().tenant)
+        task = await self._ledger.advance(
+            task_id, lambda before: cancelled(before, request.reason, on_cancel, retention=self._result_retention)
+        )
         return message_of(task, full=True)
 
     async def resolve(self, request: rpc.ResolveVideoTaskRequest, _context: _Context) -> pb.VideoTask:
@@ -154,7 +187,7 @@ class VideoTaskService:
         elif upstream_task_id and not _UPSTREAM_TASK_ID.fullmatch(upstream_task_id):
             violations.append(Violation("adopt_task_id", "MALFORMED", "must be the provider's own id of the task"))
         task_id = _parse_own_name(request.name, violations)
-        await self._ledger.get(task_id, tenant=self._tenant)
+        await self._ledger.get(task_id, tenant=caller().tenant)
         task = await self._ledger.advance(
             task_id, lambda before: adopted(before, upstream_task_id) if upstream_task_id else abandoned(before)
         )
@@ -167,10 +200,22 @@ class VideoTaskService:
             hub=self._hub,
             ledger=self._ledger,
             tokens=self._tokens,
-            tenant=self._tenant,
+            tenant=caller().tenant,
             write=context.write,
         )
         await watch.run()
+
+    async def list_models(self, request: rpc.ListModelsRequest, _context: _Context) -> rpc.ListModelsResponse:
+        """See :func:`grpc_server.money.list_models`."""
+        return list_models(request, self._terms)
+
+    async def quote(self, request: rpc.QuoteVideoTaskRequest, _context: _Context) -> rpc.Quote:
+        """See :func:`grpc_server.money.quote_video_task`."""
+        return quote_video_task(request, self._terms)
+
+    async def list_budgets(self, _request: rpc.ListBudgetsRequest, _context: _Context) -> rpc.ListBudgetsResponse:
+        """See :func:`grpc_server.money.list_budgets`."""
+        return await list_budgets(self._terms, self._ledger)
 
 
 def method_handlers(service: VideoTaskService) -> grpc.GenericRpcHandler:
@@ -184,6 +229,17 @@ def method_handlers(service: VideoTaskService) -> grpc.GenericRpcHandler:
             "CreateVideoTask": grpc.unary_unary_rpc_method_handler(
                 service.create, rpc.CreateVideoTaskRequest.FromString, pb.VideoTask.SerializeToString
             ),
+            "BatchCreateVideoTasks": grpc.unary_unary_rpc_method_handler(
+                service.batch_create,
+                rpc.BatchCreateVideoTasksRequest.FromString,
+                rpc.BatchCreateVideoTasksResponse.SerializeToString,
+            ),
+            "GenerateVideo": grpc.unary_stream_rpc_method_handler(
+                service.generate, rpc.GenerateVideoRequest.FromString
+            ),
+            "DownloadVideo": grpc.unary_stream_rpc_method_handler(
+                service.download, rpc.DownloadVideoRequest.FromString, rpc.DownloadVideoResponse.SerializeToString
+            ),
             "GetVideoTask": grpc.unary_unary_rpc_method_handler(
                 service.get, rpc.GetVideoTaskRequest.FromString, pb.VideoTask.SerializeToString
             ),
@@ -195,6 +251,25 @@ def method_handlers(service: VideoTaskService) -> grpc.GenericRpcHandler:
             ),
             "ResolveVideoTask": grpc.unary_unary_rpc_method_handler(
                 service.resolve, rpc.ResolveVideoTaskRequest.FromString, pb.VideoTask.SerializeToString
+            ),
+            "ListCallbackDeliveries": grpc.unary_unary_rpc_method_handler(
+                service.deliveries.list,
+                rpc.ListCallbackDeliveriesRequest.FromString,
+                rpc.ListCallbackDeliveriesResponse.SerializeToString,
+            ),
+            "RetryCallbackDelivery": grpc.unary_unary_rpc_method_handler(
+                service.deliveries.retry,
+                rpc.RetryCallbackDeliveryRequest.FromString,
+                rpc.CallbackDelivery.SerializeToString,
+            ),
+            "ListModels": grpc.unary_unary_rpc_method_handler(
+                service.list_models, rpc.ListModelsRequest.FromString, rpc.ListModelsResponse.SerializeToString
+            ),
+            "QuoteVideoTask": grpc.unary_unary_rpc_method_handler(
+                service.quote, rpc.QuoteVideoTaskRequest.FromString, rpc.Quote.SerializeToString
+            ),
+            "ListBudgets": grpc.unary_unary_rpc_method_handler(
+                service.list_budgets, rpc.ListBudgetsRequest.FromString, rpc.ListBudgetsResponse.SerializeToString
             ),
             "WatchVideoTasks": grpc.unary_stream_rpc_method_handler(
                 service.watch, rpc.WatchVideoTasksRequest.FromString
@@ -210,20 +285,3 @@ def _parse_own_name(name: str, violations: list[Violation]) -> str:
     if violations:
         raise InvalidRequest(violations)
     return task_id
-
-
-def _fingerprint(request: rpc.ListVideoTasksRequest) -> bytes:
-    """Identifies the list that a page token is made for."""
-    return hashlib.sha256(repr((request.page_size, request.filter, request.view)).encode()).digest()
-
-
-def _fill(response: rpc.ListVideoTasksResponse, rows: Sequence[tuple[int, VideoTask]], *, full: bool) -> int:
-    """Put as many tasks into the response as fit, at least one; answer how many."""
-    size = 0
-    for number, (_, task) in enumerate(rows):
-        message = message_of(task, full=full)
-        size += message.ByteSize()
-        if number and size > PAGE_BYTES:
-            return number
-        response.video_tasks.append(message)
-    return len(rows)

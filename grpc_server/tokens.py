@@ -11,13 +11,19 @@ from dataclasses import dataclass
 from typing import Final
 
 from kling_flows.errors import ResumeTokenInvalid
+from kling_flows.ledger import TaskPlace
 
-#: Before this sequence number stands every task: a snapshot that has delivered nothing yet.
-WHOLE_SNAPSHOT: Final = 2**63 - 1
+_MOST: Final = 2**63 - 1
 
 _TAG_BYTES: Final = 16
 _POSITION: Final = struct.Struct(">Q")
-_SNAPSHOT: Final = struct.Struct(">QQ")
+# A create time in microseconds and a sequence number.
+_PLACE: Final = struct.Struct(">QQ")
+_SNAPSHOT: Final = struct.Struct(">QQQ")
+_MICROSECONDS: Final = 1e6
+
+#: Beyond this place stands every task: a snapshot that has delivered nothing yet.
+WHOLE_SNAPSHOT: Final = TaskPlace(_MOST / _MICROSECONDS, _MOST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +32,12 @@ class ResumePoint:
 
     Args:
         position: Everything after this position of the log is still to be delivered.
-        before_seq: Of the snapshot as of ``position``, what has a smaller sequence number is still to be delivered; 0
-            if the snapshot is complete.
+        beyond: Of the snapshot as of ``position``, what comes after this place is still to be delivered; None if the
+            snapshot is complete.
     """
 
     position: int
-    before_seq: int = 0
+    beyond: TaskPlace | None = None
 
 
 class Tokens:
@@ -51,7 +57,9 @@ class Tokens:
 
     def snapshot(self, point: ResumePoint, watched: bytes) -> str:
         """A token to go on in the middle of a snapshot of what ``watched`` identifies."""
-        return self._seal(b"snapshot", _SNAPSHOT.pack(point.position, point.before_seq), watched)
+        if point.beyond is None:
+            return self.resume(point.position)
+        return self._seal(b"snapshot", _SNAPSHOT.pack(point.position, *_numbers(point.beyond)), watched)
 
     def open_resume(self, token: str, watched: bytes) -> ResumePoint:
         """Read a token of :meth:`resume` or :meth:`snapshot`.
@@ -64,7 +72,8 @@ class Tokens:
             return ResumePoint(*_POSITION.unpack(content))
         content = self._open(b"snapshot", token, watched)
         if content is not None and len(content) == _SNAPSHOT.size:
-            return ResumePoint(*_SNAPSHOT.unpack(content))
+            position, *place = _SNAPSHOT.unpack(content)
+            return ResumePoint(position, _place(*place))
         raise invalid_resume_token()
 
     def page(self, before_seq: int, listed: bytes) -> str:
@@ -77,14 +86,29 @@ class Tokens:
         Raises:
             ResumeTokenInvalid: it is not one, or was made for another list.
         """
-        content = self._open(b"page", token, listed)
-        if content is None or len(content) != _POSITION.size:
+        return self._open_page(b"page", token, listed, _POSITION)[0]
+
+    def task_page(self, beyond: TaskPlace, listed: bytes) -> str:
+        """A token for the tasks that come after a place, in the list that ``listed`` identifies."""
+        return self._seal(b"tasks", _PLACE.pack(*_numbers(beyond)), listed)
+
+    def open_task_page(self, token: str, listed: bytes) -> TaskPlace:
+        """Read a token of :meth:`task_page`.
+
+        Raises:
+            ResumeTokenInvalid: it is not one, or was made for another list.
+        """
+        return _place(*self._open_page(b"tasks", token, listed, _PLACE))
+
+    def _open_page(self, kind: bytes, token: str, listed: bytes, layout: struct.Struct) -> tuple[int, ...]:
+        content = self._open(kind, token, listed)
+        if content is None or len(content) != layout.size:
             raise ResumeTokenInvalid(
-                "page_token is not one of this ledger, or another field of the request has changed since; send it with "
-                "all other fields unchanged, or list again without it",
+                "page_token is not one of this ledger, or another field of the request than page_size has changed "
+                "since; send it with all others unchanged, or list again without it",
                 metadata={"field": "page_token"},
             )
-        return _POSITION.unpack(content)[0]
+        return layout.unpack(content)
 
     def _seal(self, kind: bytes, content: bytes, context: bytes) -> str:
         tag = self._tag(kind, content, context)
@@ -107,6 +131,14 @@ class Tokens:
     def _mask(self, tag: bytes, content: bytes) -> bytes:
         stream = hmac.digest(self._key, b"mask\0" + tag, "sha256")
         return bytes(a ^ b for a, b in zip(content, stream, strict=False))
+
+
+def _numbers(place: TaskPlace) -> tuple[int, int]:
+    return min(round(place.create_time * _MICROSECONDS), _MOST), place.seq
+
+
+def _place(microseconds: int, seq: int) -> TaskPlace:
+    return TaskPlace(microseconds / _MICROSECONDS, seq)
 
 
 def invalid_resume_token() -> ResumeTokenInvalid:

@@ -16,7 +16,7 @@ from grpc_server.names import name_of
 from grpc_server.tokens import WHOLE_SNAPSHOT, ResumePoint, Tokens, invalid_resume_token
 from grpc_server.watch_plan import WatchPlan
 from kling_flows.errors import ServerUnavailable, VideoTaskNotFound
-from kling_flows.ledger import Ledger, VideoTask
+from kling_flows.ledger import Ledger, TaskPlace, VideoTask, place_of
 from kling_flows.v1.video_task_service_pb2 import WatchVideoTasksResponse
 
 #: Most tasks in one message, and most events that one read takes from the ledger.
@@ -32,9 +32,23 @@ class Watch:
     """Delivers what ``plan`` asks for through ``write``, which takes a serialised WatchVideoTasksResponse.
 
     ``write`` may take as long as it likes: meanwhile the stream is a position in the log and costs nothing else.
+
+    Args:
+        since: Shows what has happened since this position event by event, instead of as it is by now; for a plan
+            without a resume token.
     """
 
-    def __init__(self, plan: WatchPlan, *, hub: Hub, ledger: Ledger, tokens: Tokens, tenant: str, write: Write) -> None:
+    def __init__(
+        self,
+        plan: WatchPlan,
+        *,
+        hub: Hub,
+        ledger: Ledger,
+        tokens: Tokens,
+        tenant: str,
+        write: Write,
+        since: int | None = None,
+    ) -> None:
         self._plan = plan
         self._task_ids = frozenset(plan.task_ids)
         self._hub = hub
@@ -43,7 +57,7 @@ class Watch:
         self._tenant = tenant
         self._write = write
         # Everything before it was delivered; None until that is known.
-        self._point: ResumePoint | None = None
+        self._point = None if since is None else ResumePoint(since, WHOLE_SNAPSHOT)
         self._sent_at = time.monotonic()
         self._not_final: set[str] = set()
 
@@ -57,7 +71,7 @@ class Watch:
             ServerUnavailable: the server drains; ``resume_token`` in its metadata is where to go on.
             LedgerUnavailable: the ledger cannot be read.
         """
-        with self._hub.subscribe(self._task_ids) as subscription:
+        with self._hub.subscribe(self._tenant, self._task_ids) as subscription:
             self._check_draining()
             self._point = point = await self._begin()
             await self._look_up_names()
@@ -66,6 +80,8 @@ class Watch:
             await self._follow(subscription, point.position, target)
 
     async def _begin(self) -> ResumePoint:
+        if self._point is not None:
+            return self._point
         head = await self._ledger.head()
         if not self._plan.resume_token:
             return ResumePoint(head, WHOLE_SNAPSHOT)
@@ -93,45 +109,44 @@ class Watch:
 
     async def _snapshot(self, point: ResumePoint) -> int:
         """Send what is left of the snapshot; answer the position up to which the replay is to go before ``synced``."""
-        before_seq = point.before_seq
+        beyond = point.beyond
         scanned = point.position
         changed: set[str] = set()
-        while before_seq:
+        while beyond is not None:
             self._check_draining()
-            rows = await self._read_tasks(before_seq)
+            rows = await self._read_tasks(beyond)
             head = await self._ledger.head()
             while scanned < head:
                 await self._hub.reach(head)
                 self._check_draining()
-                entries, scanned = await self._hub.read(scanned, BATCH_SIZE)
+                entries, scanned = await self._hub.read(self._tenant, scanned, BATCH_SIZE)
                 changed.update(entry.task.id for entry in entries)
-            before_seq = rows[-1][0] if len(rows) == BATCH_SIZE else 0
+            beyond = place_of(*rows[-1]) if len(rows) == BATCH_SIZE else None
             parts = [
-                (ResumePoint(point.position, seq), encode_task(task, full=self._plan.full))
+                (ResumePoint(point.position, place_of(seq, task)), encode_task(task, full=self._plan.full))
                 for seq, task in rows
                 if task.id not in changed
             ]
-            await self._send_tasks(parts, ResumePoint(point.position, before_seq))
+            await self._send_tasks(parts, ResumePoint(point.position, beyond))
         return await self._ledger.head()
 
-    async def _read_tasks(self, before_seq: int) -> Sequence[tuple[int, VideoTask]]:
+    async def _read_tasks(self, beyond: TaskPlace) -> Sequence[tuple[int, VideoTask]]:
         selected = self._plan.filter
         if selected.nothing:
             return []
         return await self._ledger.list_tasks(
             tenant=self._tenant,
-            states=selected.states,
-            label_values=selected.labels,
             ids=self._plan.task_ids,
-            before_seq=before_seq,
+            beyond=beyond,
             limit=BATCH_SIZE,
+            **selected.query,
         )
 
     async def _follow(self, subscription: Subscription, cursor: int, target: int) -> None:
         synced = False
         while True:
             self._check_draining()
-            entries, cursor = await self._hub.read(cursor, BATCH_SIZE)
+            entries, cursor = await self._hub.read(self._tenant, cursor, BATCH_SIZE)
             await self._deliver(entries, cursor)
             if not synced and cursor >= target:
                 synced = True
@@ -192,9 +207,7 @@ class Watch:
     def _token(self) -> str:
         if self._point is None:
             return self._plan.resume_token
-        if self._point.before_seq:
-            return self._tokens.snapshot(self._point, self._plan.watched)
-        return self._tokens.resume(self._point.position)
+        return self._tokens.snapshot(self._point, self._plan.watched)
 
     def _check_draining(self) -> None:
         if self._hub.draining:

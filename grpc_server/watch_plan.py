@@ -10,7 +10,7 @@ from grpc_server.filtering import TaskFilter, parse_filter
 from grpc_server.names import parse_name
 from grpc_server.views import parse_view
 from kling_flows.errors import InvalidRequest, Violation
-from kling_flows.v1.video_task_service_pb2 import WatchVideoTasksRequest
+from kling_flows.v1.video_task_service_pb2 import GenerateVideoRequest, WatchVideoTasksRequest
 
 MOST_NAMES: Final = 1_000
 
@@ -65,7 +65,7 @@ def parse_watch(request: WatchVideoTasksRequest) -> WatchPlan:
             Violation("until_final", "CONTRADICTION", "needs names: without them new tasks can always follow")
         )
     task_ids = _parse_names(request, violations)
-    heartbeat = _parse_heartbeat(request, violations)
+    heartbeat = parse_heartbeat(request, violations)
     if violations:
         raise InvalidRequest(violations)
     return WatchPlan(task_ids, task_filter, request.resume_token, full, heartbeat, request.until_final)
@@ -92,7 +92,8 @@ def _parse_names(request: WatchVideoTasksRequest, violations: list[Violation]) -
     return tuple(sorted(ids))
 
 
-def _parse_heartbeat(request: WatchVideoTasksRequest, violations: list[Violation]) -> float:
+def parse_heartbeat(request: WatchVideoTasksRequest | GenerateVideoRequest, violations: list[Violation]) -> float:
+    """The longest silence, in seconds; what is wrong with it is added to ``violations``."""
     if not request.HasField("heartbeat_interval"):
         return DEFAULT_HEARTBEAT
     seconds = request.heartbeat_interval.seconds + request.heartbeat_interval.nanos / 1e9

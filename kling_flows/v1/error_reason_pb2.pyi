@@ -92,6 +92,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """NOT_FOUND: there is no such callback delivery."""
     VIDEO_NOT_ARCHIVED: _ErrorReason.ValueType  # 34
     """FAILED_PRECONDITION: the task has no such file in the archive (yet)."""
+    RATE_LIMITED: _ErrorReason.ValueType  # 35
+    """RESOURCE_EXHAUSTED: your tenant calls too often or has too many calls open; with `google.rpc.RetryInfo` and
+    `google.rpc.QuotaFailure`.
+    """
+    CREDENTIALS_REJECTED: _ErrorReason.ValueType  # 36
+    """UNAUTHENTICATED: no token or certificate, or one that this server does not know."""
+    PERMISSION_MISSING: _ErrorReason.ValueType  # 37
+    """PERMISSION_DENIED: your token or certificate lacks the scope that `metadata.scope` names."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """`google.rpc.ErrorInfo.reason`, for errors of RPCs and in `VideoTask.error`. Stable; new ones are added over time."""
@@ -166,4 +174,12 @@ CALLBACK_DELIVERY_NOT_FOUND: ErrorReason.ValueType  # 33
 """NOT_FOUND: there is no such callback delivery."""
 VIDEO_NOT_ARCHIVED: ErrorReason.ValueType  # 34
 """FAILED_PRECONDITION: the task has no such file in the archive (yet)."""
+RATE_LIMITED: ErrorReason.ValueType  # 35
+"""RESOURCE_EXHAUSTED: your tenant calls too often or has too many calls open; with `google.rpc.RetryInfo` and
+`google.rpc.QuotaFailure`.
+"""
+CREDENTIALS_REJECTED: ErrorReason.ValueType  # 36
+"""UNAUTHENTICATED: no token or certificate, or one that this server does not know."""
+PERMISSION_MISSING: ErrorReason.ValueType  # 37
+"""PERMISSION_DENIED: your token or certificate lacks the scope that `metadata.scope` names."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -93,7 +93,11 @@ Global___BatchCreateVideoTasksRequest: _TypeAlias = BatchCreateVideoTasksRequest
 
 @_typing.final
 class BatchCreateVideoTasksResponse(_message.Message):
-    """Response of BatchCreateVideoTasks."""
+    """Response of BatchCreateVideoTasks.
+
+    It fits into the 4 MiB that most clients take: if it would not, all tasks come in the BASIC view, and if that is still
+    too much, with their name, state, revision and times only and errors with their ErrorInfo only.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -258,7 +262,9 @@ class GetVideoTaskRequest(_message.Message):
     """How much to return."""
     @_builtins.property
     def read_mask(self) -> _field_mask_pb2.FieldMask:
-        """Only these fields of the task, for example `name,state,artifacts`; empty: what `view` says."""
+        """Only these fields of the task, for example `name,state,artifacts` or `upstream.task_id`, whatever `view` says; `*` is
+        all; empty: what `view` says.
+        """
 
     def __init__(
         self,
@@ -290,7 +296,7 @@ class ListVideoTasksRequest(_message.Message):
     page_size: _builtins.int
     """At most so many; 0 means 50, more than 1,000 means 1,000."""
     page_token: _builtins.str
-    """`next_page_token` of the page before; all other fields must be as they were."""
+    """`next_page_token` of the page before; all other fields but `page_size` must be as they were."""
     filter: _builtins.str
     """Conditions joined by AND: `state = SUCCEEDED`, `labels.team = "ads"`, `model_name = "kling-v3"`, and the times
     `create_time` and `end_time` with `<`, `<=`, `>`, `>=`, for example `create_time >= "2026-11-01T00:00:00Z"`.
@@ -301,7 +307,7 @@ class ListVideoTasksRequest(_message.Message):
     """`create_time desc` (the default) or `create_time`."""
     @_builtins.property
     def read_mask(self) -> _field_mask_pb2.FieldMask:
-        """Only these fields of each task, for example `name,state,artifacts`; empty: what `view` says."""
+        """As in GetVideoTask, for each task."""
 
     def __init__(
         self,
@@ -336,7 +342,7 @@ class ListVideoTasksResponse(_message.Message):
     """Watch with it to see everything that has changed since this page was read."""
     @_builtins.property
     def video_tasks(self) -> _containers.RepeatedCompositeFieldContainer[_video_task_pb2.VideoTask]:
-        """The page, the newest first."""
+        """The page, in the order of `order_by`; it can be shorter than `page_size`."""
 
     def __init__(
         self,
@@ -595,6 +601,10 @@ class Model(_message.Message):
     NOTE_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
+    SOUND_ALWAYS_FIELD_NUMBER: _builtins.int
+    MAX_SHOTS_FIELD_NUMBER: _builtins.int
+    SHOT_PROMPT_LIMIT_FIELD_NUMBER: _builtins.int
+    MAX_VOICES_FIELD_NUMBER: _builtins.int
     model_name: _builtins.str
     """What `TextToVideo.model_name` takes."""
     status: Global___Model.Status.ValueType
@@ -619,6 +629,14 @@ class Model(_message.Message):
     """Where these facts are from."""
     as_of: _builtins.str
     """The day that the source speaks for, `2026-08-01`."""
+    sound_always: _builtins.bool
+    """It makes sound whatever `TextToVideo.sound` says."""
+    max_shots: _builtins.int
+    """Most shots of `multi_prompt`."""
+    shot_prompt_limit: _builtins.int
+    """Most characters of a shot's prompt."""
+    max_voices: _builtins.int
+    """Most voices."""
     @_builtins.property
     def modes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelMode]:
         """The modes that can be chosen, with their prices; empty: the model has a single mode."""
@@ -649,10 +667,14 @@ class Model(_message.Message):
         note: _builtins.str = ...,
         source: _builtins.str = ...,
         as_of: _builtins.str = ...,
+        sound_always: _builtins.bool = ...,
+        max_shots: _builtins.int = ...,
+        shot_prompt_limit: _builtins.int = ...,
+        max_voices: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "aspect_ratios", b"aspect_ratios", "camera_control", b"camera_control", "cfg_scale", b"cfg_scale", "durations", b"durations", "model_name", b"model_name", "modes", b"modes", "multi_shot", b"multi_shot", "negative_prompt_limit", b"negative_prompt_limit", "note", b"note", "prompt_limit", b"prompt_limit", "source", b"source", "status", b"status", "successor", b"successor", "voices", b"voices"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "aspect_ratios", b"aspect_ratios", "camera_control", b"camera_control", "cfg_scale", b"cfg_scale", "durations", b"durations", "max_shots", b"max_shots", "max_voices", b"max_voices", "model_name", b"model_name", "modes", b"modes", "multi_shot", b"multi_shot", "negative_prompt_limit", b"negative_prompt_limit", "note", b"note", "prompt_limit", b"prompt_limit", "shot_prompt_limit", b"shot_prompt_limit", "sound_always", b"sound_always", "source", b"source", "status", b"status", "successor", b"successor", "voices", b"voices"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -660,29 +682,45 @@ Global___Model: _TypeAlias = Model  # noqa: Y015
 
 @_typing.final
 class ModelMode(_message.Message):
-    """One mode of a model and its price, in video units per second of video, as decimal text; empty: not known."""
+    """One mode of a model and its list price per second of video, as decimal text; empty: not offered, or not published."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MODE_FIELD_NUMBER: _builtins.int
     SILENT_UNITS_PER_SECOND_FIELD_NUMBER: _builtins.int
     SOUND_UNITS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    SILENT_USD_PER_SECOND_FIELD_NUMBER: _builtins.int
+    SOUND_USD_PER_SECOND_FIELD_NUMBER: _builtins.int
+    RESOLUTION_FIELD_NUMBER: _builtins.int
+    SOUND_FIELD_NUMBER: _builtins.int
     mode: _text_to_video_pb2.TextToVideo.Mode.ValueType
-    """The mode."""
+    """The mode; STD for a model with a single one."""
     silent_units_per_second: _builtins.str
-    """Without sound; empty if the mode always has sound."""
+    """In video units, without sound."""
     sound_units_per_second: _builtins.str
-    """With sound; empty if the mode has none."""
+    """In video units, with sound."""
+    silent_usd_per_second: _builtins.str
+    """In US dollars, without sound."""
+    sound_usd_per_second: _builtins.str
+    """In US dollars, with sound."""
+    resolution: _builtins.str
+    """What the mode stands for, for example `1080p`; empty where sources disagree."""
+    sound: _builtins.bool
+    """Whether `TextToVideo.sound` may be ON in it."""
     def __init__(
         self,
         *,
         mode: _text_to_video_pb2.TextToVideo.Mode.ValueType = ...,
         silent_units_per_second: _builtins.str = ...,
         sound_units_per_second: _builtins.str = ...,
+        silent_usd_per_second: _builtins.str = ...,
+        sound_usd_per_second: _builtins.str = ...,
+        resolution: _builtins.str = ...,
+        sound: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["mode", b"mode", "silent_units_per_second", b"silent_units_per_second", "sound_units_per_second", b"sound_units_per_second"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mode", b"mode", "resolution", b"resolution", "silent_units_per_second", b"silent_units_per_second", "silent_usd_per_second", b"silent_usd_per_second", "sound", b"sound", "sound_units_per_second", b"sound_units_per_second", "sound_usd_per_second", b"sound_usd_per_second"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

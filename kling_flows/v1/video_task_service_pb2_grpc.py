@@ -148,7 +148,8 @@ class VideoTaskServiceServicer(object):
         stream ends with OK after the final one.
 
         With a `request_id` a repetition after a disconnect goes on with the same task: the stream then begins with the task
-        as it is. It is also safe to go on with WatchVideoTasks and the last `resume_token`.
+        as it is. It is also safe to go on with WatchVideoTasks, the task's name and the last `resume_token`. An error after
+        the create names the task in `video_task` of its ErrorInfo's metadata.
 
         Errors: those of CreateVideoTask and of WatchVideoTasks.
         """
@@ -161,8 +162,8 @@ class VideoTaskServiceServicer(object):
         every message a piece of at most 256 KiB. After a disconnect call again with the `offset` that was reached.
 
         Errors: `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND`; `FAILED_PRECONDITION` / `VIDEO_NOT_ARCHIVED` while there is no such
-        file; `OUT_OF_RANGE` / `INVALID_REQUEST` for an offset behind the end; `UNAVAILABLE` / `ARCHIVE_FAILED` if the
-        storage cannot be read.
+        file in the server's archive; `OUT_OF_RANGE` / `INVALID_REQUEST` for an offset behind the end; `UNAVAILABLE` /
+        `ARCHIVE_FAILED` if the storage cannot be read, `SERVER_UNAVAILABLE` while the server drains.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -217,7 +218,8 @@ class VideoTaskServiceServicer(object):
 
         Errors: `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND` for a name that does not exist; `OUT_OF_RANGE` /
         `RESUME_TOKEN_EXPIRED`: watch again without a token; `INVALID_ARGUMENT` / `TOKEN_INVALID` or `INVALID_REQUEST`;
-        `UNAVAILABLE` / `SERVER_UNAVAILABLE` while the server drains.
+        `UNAVAILABLE` / `SERVER_UNAVAILABLE` while the server drains, with `resume_token` in the ErrorInfo's metadata: it is
+        as good as that of the last message, or newer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

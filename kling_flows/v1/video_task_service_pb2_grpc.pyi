@@ -60,7 +60,8 @@ class VideoTaskServiceStub:
     stream ends with OK after the final one.
 
     With a `request_id` a repetition after a disconnect goes on with the same task: the stream then begins with the task
-    as it is. It is also safe to go on with WatchVideoTasks and the last `resume_token`.
+    as it is. It is also safe to go on with WatchVideoTasks, the task's name and the last `resume_token`. An error after
+    the create names the task in `video_task` of its ErrorInfo's metadata.
 
     Errors: those of CreateVideoTask and of WatchVideoTasks.
     """
@@ -69,8 +70,8 @@ class VideoTaskServiceStub:
     every message a piece of at most 256 KiB. After a disconnect call again with the `offset` that was reached.
 
     Errors: `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND`; `FAILED_PRECONDITION` / `VIDEO_NOT_ARCHIVED` while there is no such
-    file; `OUT_OF_RANGE` / `INVALID_REQUEST` for an offset behind the end; `UNAVAILABLE` / `ARCHIVE_FAILED` if the
-    storage cannot be read.
+    file in the server's archive; `OUT_OF_RANGE` / `INVALID_REQUEST` for an offset behind the end; `UNAVAILABLE` /
+    `ARCHIVE_FAILED` if the storage cannot be read, `SERVER_UNAVAILABLE` while the server drains.
     """
     GetVideoTask: _grpc.UnaryUnaryMultiCallable[_video_task_service_pb2.GetVideoTaskRequest, _video_task_pb2.VideoTask]
     """Returns one video task.
@@ -105,7 +106,8 @@ class VideoTaskServiceStub:
 
     Errors: `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND` for a name that does not exist; `OUT_OF_RANGE` /
     `RESUME_TOKEN_EXPIRED`: watch again without a token; `INVALID_ARGUMENT` / `TOKEN_INVALID` or `INVALID_REQUEST`;
-    `UNAVAILABLE` / `SERVER_UNAVAILABLE` while the server drains.
+    `UNAVAILABLE` / `SERVER_UNAVAILABLE` while the server drains, with `resume_token` in the ErrorInfo's metadata: it is
+    as good as that of the last message, or newer.
     """
     ListModels: _grpc.UnaryUnaryMultiCallable[_video_task_service_pb2.ListModelsRequest, _video_task_service_pb2.ListModelsResponse]
     """Returns what the models can do and what they cost: all that a form needs to offer only what will be accepted.
@@ -165,7 +167,8 @@ class VideoTaskServiceAsyncStub(VideoTaskServiceStub):
     stream ends with OK after the final one.
 
     With a `request_id` a repetition after a disconnect goes on with the same task: the stream then begins with the task
-    as it is. It is also safe to go on with WatchVideoTasks and the last `resume_token`.
+    as it is. It is also safe to go on with WatchVideoTasks, the task's name and the last `resume_token`. An error after
+    the create names the task in `video_task` of its ErrorInfo's metadata.
 
     Errors: those of CreateVideoTask and of WatchVideoTasks.
     """
@@ -174,8 +177,8 @@ class VideoTaskServiceAsyncStub(VideoTaskServiceStub):
     every message a piece of at most 256 KiB. After a disconnect call again with the `offset` that was reached.
 
     Errors: `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND`; `FAILED_PRECONDITION` / `VIDEO_NOT_ARCHIVED` while there is no such
-    file; `OUT_OF_RANGE` / `INVALID_REQUEST` for an offset behind the end; `UNAVAILABLE` / `ARCHIVE_FAILED` if the
-    storage cannot be read.
+    file in the server's archive; `OUT_OF_RANGE` / `INVALID_REQUEST` for an offset behind the end; `UNAVAILABLE` /
+    `ARCHIVE_FAILED` if the storage cannot be read, `SERVER_UNAVAILABLE` while the server drains.
     """
     GetVideoTask: _aio.UnaryUnaryMultiCallable[_video_task_service_pb2.GetVideoTaskRequest, _video_task_pb2.VideoTask]  # type: ignore[assignment]
     """Returns one video task.
@@ -210,7 +213,8 @@ class VideoTaskServiceAsyncStub(VideoTaskServiceStub):
 
     Errors: `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND` for a name that does not exist; `OUT_OF_RANGE` /
     `RESUME_TOKEN_EXPIRED`: watch again without a token; `INVALID_ARGUMENT` / `TOKEN_INVALID` or `INVALID_REQUEST`;
-    `UNAVAILABLE` / `SERVER_UNAVAILABLE` while the server drains.
+    `UNAVAILABLE` / `SERVER_UNAVAILABLE` while the server drains, with `resume_token` in the ErrorInfo's metadata: it is
+    as good as that of the last message, or newer.
     """
     ListModels: _aio.UnaryUnaryMultiCallable[_video_task_service_pb2.ListModelsRequest, _video_task_service_pb2.ListModelsResponse]  # type: ignore[assignment]
     """Returns what the models can do and what they cost: all that a form needs to offer only what will be accepted.
@@ -285,7 +289,8 @@ class VideoTaskServiceServicer(metaclass=_abc_1.ABCMeta):
         stream ends with OK after the final one.
 
         With a `request_id` a repetition after a disconnect goes on with the same task: the stream then begins with the task
-        as it is. It is also safe to go on with WatchVideoTasks and the last `resume_token`.
+        as it is. It is also safe to go on with WatchVideoTasks, the task's name and the last `resume_token`. An error after
+        the create names the task in `video_task` of its ErrorInfo's metadata.
 
         Errors: those of CreateVideoTask and of WatchVideoTasks.
         """
@@ -300,8 +305,8 @@ class VideoTaskServiceServicer(metaclass=_abc_1.ABCMeta):
         every message a piece of at most 256 KiB. After a disconnect call again with the `offset` that was reached.
 
         Errors: `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND`; `FAILED_PRECONDITION` / `VIDEO_NOT_ARCHIVED` while there is no such
-        file; `OUT_OF_RANGE` / `INVALID_REQUEST` for an offset behind the end; `UNAVAILABLE` / `ARCHIVE_FAILED` if the
-        storage cannot be read.
+        file in the server's archive; `OUT_OF_RANGE` / `INVALID_REQUEST` for an offset behind the end; `UNAVAILABLE` /
+        `ARCHIVE_FAILED` if the storage cannot be read, `SERVER_UNAVAILABLE` while the server drains.
         """
 
     @_abc_1.abstractmethod
@@ -366,7 +371,8 @@ class VideoTaskServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND` for a name that does not exist; `OUT_OF_RANGE` /
         `RESUME_TOKEN_EXPIRED`: watch again without a token; `INVALID_ARGUMENT` / `TOKEN_INVALID` or `INVALID_REQUEST`;
-        `UNAVAILABLE` / `SERVER_UNAVAILABLE` while the server drains.
+        `UNAVAILABLE` / `SERVER_UNAVAILABLE` while the server drains, with `resume_token` in the ErrorInfo's metadata: it is
+        as good as that of the last message, or newer.
         """
 
     @_abc_1.abstractmethod

@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar, cast
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
-from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, ResourceInfo, RetryInfo
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, QuotaFailure, ResourceInfo, RetryInfo
 from grpc_status import rpc_status
 
 from grpc_server.server import Front
@@ -140,6 +140,7 @@ class Refusal:
     violations: list[BadRequest.FieldViolation] = field(default_factory=list)
     resource: ResourceInfo | None = None
     retry_seconds: float | None = None
+    quota: QuotaFailure | None = None
 
     @property
     def reason(self) -> str:
@@ -156,7 +157,7 @@ class Refusal:
         status = rpc_status.from_call(cast(Any, error))
         assert status is not None, f"{error.code()} without details: {error.details()}"
         for detail in status.details:
-            bad_request, retry, resource = BadRequest(), RetryInfo(), ResourceInfo()
+            bad_request, retry, resource, quota = BadRequest(), RetryInfo(), ResourceInfo(), QuotaFailure()
             if detail.Unpack(refusal.info):
                 continue
             if detail.Unpack(bad_request):
@@ -165,6 +166,8 @@ class Refusal:
                 refusal.retry_seconds = retry.retry_delay.ToTimedelta().total_seconds()
             elif detail.Unpack(resource):
                 refusal.resource = resource
+            elif detail.Unpack(quota):
+                refusal.quota = quota
         return refusal
 
 

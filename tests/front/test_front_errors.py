@@ -12,11 +12,13 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from grpc_server.errors import internal_status, is_public, status_of
 from kling_flows.errors import (
     ArchiveError,
+    BudgetExceeded,
     ConfigurationError,
     CredentialsMissing,
     InvalidRequest,
     KlingFlowsError,
     LeaseLost,
+    RateLimited,
     VideoTaskNotFound,
     Violation,
 )
@@ -55,6 +57,10 @@ def _made(kind: type[KlingFlowsError]) -> KlingFlowsError:
         return kind([Violation("a.b", "TOO_LONG", "is too long")])
     if issubclass(kind, ConfigurationError):
         return kind("KLING_API_KEY", "is missing")
+    if issubclass(kind, BudgetExceeded):
+        return kind("what happened", subject="tenant:*/account:*/month")
+    if issubclass(kind, RateLimited):
+        return kind("what happened", subject="tenant:a", retry_after=1.0)
     return kind("what happened")
 
 
@@ -70,7 +76,7 @@ def test_every_error_becomes_a_status_with_its_code_and_reason(kind: type[KlingF
     assert status.details[0].Unpack(info)
     assert (info.domain, info.reason) == ("kling-flows", kind.reason)
     retryable = any(detail.Is(RetryInfo.DESCRIPTOR) for detail in status.details)
-    assert retryable is (kind.grpc_code == "UNAVAILABLE" or kind.reason == "QUEUE_FULL")
+    assert retryable is (kind.grpc_code == "UNAVAILABLE" or kind.reason in ("QUEUE_FULL", "RATE_LIMITED"))
     assert any(detail.Is(BadRequest.DESCRIPTOR) for detail in status.details) is (kind is InvalidRequest)
 
 

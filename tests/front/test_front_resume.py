@@ -267,7 +267,7 @@ async def test_a_drain_ends_every_watch_with_its_token_and_another_front_goes_on
 
 async def test_a_drain_that_comes_while_a_message_is_on_its_way_is_not_slept_through(rig: Rig) -> None:
     ledger = await rig.open_ledger()
-    hub = Hub(ledger, "default")
+    hub = Hub(ledger)
     await hub.start()
 
     async def write(_: bytes) -> None:

@@ -32,16 +32,22 @@ SERVICE = "kling_flows.v1.VideoTaskService"
     ],
 )
 def test_loopback_addresses_are_listened_on(configured: str, address: str) -> None:
-    assert listen_address(configured) == address
+    assert listen_address(front_settings(listen=configured)) == address
 
 
 @pytest.mark.parametrize(
-    "configured",
-    ["0.0.0.0:50051", "[::]:50051", "10.0.0.1:1", "example.com:50051", "[fe80::1]:1", "nothing", "h:99999"],
+    "configured", ["0.0.0.0:50051", "[::]:50051", "10.0.0.1:1", "example.com:50051", "[fe80::1]:1"]
 )
-def test_other_addresses_are_refused_with_the_setting_and_what_would_do(configured: str) -> None:
+def test_addresses_beyond_loopback_are_refused_unless_callers_are_known(configured: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"other machines.*127\.0\.0\.1:") as caught:
+        listen_address(front_settings(listen=configured))
+    assert caught.value.setting == "KLING_FLOWS_ACCESS_FILE"
+
+
+@pytest.mark.parametrize("configured", ["nothing", "h:99999"])
+def test_what_is_no_address_is_refused_with_what_would_do(configured: str) -> None:
     with pytest.raises(ConfigurationError, match=r"KLING_FLOWS_LISTEN.*127\.0\.0\.1:") as caught:
-        listen_address(configured)
+        listen_address(front_settings(listen=configured))
     assert caught.value.setting == "KLING_FLOWS_LISTEN"
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
 
 import grpc
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.rpc.error_details_pb2 import ErrorInfo
 
-from grpc_server.service import VideoTaskService, method_handlers
-from kling_flows.ledger import ArtifactRecord, ErrorRecord, FlowRunRecord, State, VideoTask
+from grpc_server.service import method_handlers
+from kling_flows.ledger import ArtifactRecord, ErrorRecord, FlowRunRecord, LateVideo, QuoteRecord, State, VideoTask
 from kling_flows.v1 import text_to_video_pb2 as spec_pb
 from kling_flows.v1 import video_task_pb2 as pb
 from kling_flows.v1 import video_task_service_pb2 as rpc
@@ -28,6 +30,11 @@ async def test_everything_that_the_ledger_knows_of_a_task_is_shown(served: Serve
                 "state": State.FAILED,
                 "upstream": upstream_record(task),
                 "typical_seconds": 61.5,
+                "quote": QuoteRecord(units="2.5", usd="0.35", uncertain=("sound",)),
+                "deadline": datetime(2030, 1, 1, tzinfo=UTC),
+                "on_deadline": LateVideo.DISCARD,
+                "priority": 7,
+                "video_pending": True,
                 "flow_run": FlowRunRecord(id="f-1", name="text-to-video/v-1", url="http://x/f-1"),
                 "error": ErrorRecord(
                     reason="UPSTREAM_POLICY", grpc_code="FAILED_PRECONDITION", message="no", metadata={"a": "b"}
@@ -59,6 +66,11 @@ async def test_everything_that_the_ledger_knows_of_a_task_is_shown(served: Serve
     assert task.typical_duration.ToTimedelta().total_seconds() == 61.5
     assert task.flow_run == pb.FlowRun(id="f-1", name="text-to-video/v-1", url="http://x/f-1")
     artifact = task.artifacts[0]
+    assert task.cost.quoted_units == "2.5"
+    assert task.cost.quoted_usd == "0.35"
+    assert list(task.cost.uncertainties) == ["sound"]
+    assert task.deadline.ToDatetime(UTC) == datetime(2030, 1, 1, tzinfo=UTC)
+    assert (task.on_deadline, task.priority, task.video_pending) == (pb.DISCARD, 7, True)
     assert (artifact.kind, artifact.size_bytes) == (pb.Artifact.WATERMARKED_VIDEO, 5_000_000_000)
     assert artifact.sha256 == b"\xab" * 32
     info = ErrorInfo()
@@ -150,7 +162,7 @@ async def test_a_list_comes_in_pages_newest_first_and_stays_whole_while_tasks_ar
 
 
 async def test_page_sizes_have_a_default_and_a_limit(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("grpc_server.service.MOST_PAGE_SIZE", 60)
+    monkeypatch.setattr("grpc_server.listing.MOST_PAGE_SIZE", 60)
     for number in range(70):
         await served.ledger.create(new_record(f"v{number}"))
 
@@ -162,7 +174,7 @@ async def test_page_sizes_have_a_default_and_a_limit(served: Served, monkeypatch
 async def test_a_page_that_would_not_fit_in_a_message_is_shorter(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("grpc_server.service.PAGE_BYTES", 10_000)
+    monkeypatch.setattr("grpc_server.listing.PAGE_BYTES", 10_000)
     names = [(await served.create("猫" * 2_000)).name for _ in range(3)]
     first = await served.list()
     second = await served.list(page_token=first.next_page_token)
@@ -190,10 +202,18 @@ async def test_a_list_can_be_filtered_by_state_and_labels(served: Served) -> Non
 
 
 async def test_bad_list_requests_are_refused_with_every_field(served: Served) -> None:
-    refusal = await refused(served.list(page_size=-1, filter="state > QUEUED", view=7))
+    refusal = await refused(
+        served.list(
+            page_size=-1,
+            filter="state > QUEUED",
+            view=7,
+            order_by="create_time asc",
+            read_mask=FieldMask(paths=["nothing"]),
+        )
+    )
 
     assert (refusal.code, refusal.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
-    assert sorted(refusal.fields) == ["filter", "page_size", "view"]
+    assert sorted(refusal.fields) == ["filter", "order_by", "page_size", "read_mask", "view"]
 
 
 async def test_a_page_token_serves_only_the_list_that_it_was_made_for(served: Served) -> None:
@@ -203,7 +223,8 @@ async def test_a_page_token_serves_only_the_list_that_it_was_made_for(served: Se
     token = page.next_page_token
     changed = ("A" if token[-1] != "A" else "B", token[:-1])
     for fields in (
-        {"page_token": token, "page_size": 2},
+        {"page_token": token, "page_size": 1, "order_by": "create_time"},
+        {"page_token": token, "page_size": 1, "read_mask": FieldMask(paths=["name"])},
         {"page_token": token, "page_size": 1, "filter": "state = QUEUED"},
         {"page_token": token, "page_size": 1, "view": pb.BASIC},
         {"page_token": changed[1] + changed[0], "page_size": 1},
@@ -215,6 +236,68 @@ async def test_a_page_token_serves_only_the_list_that_it_was_made_for(served: Se
     ):
         refusal = await refused(served.list(**fields))
         assert (refusal.code, refusal.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "TOKEN_INVALID")
+
+
+async def test_the_page_size_may_change_between_pages(served: Served) -> None:
+    names = [(await served.create()).name for _ in range(6)]
+    first = await served.list(page_size=1)
+    second = await served.list(page_size=2, page_token=first.next_page_token)
+    rest = await served.list(page_token=second.next_page_token)
+
+    assert [task.name for page in (first, second, rest) for task in page.video_tasks] == names[::-1]
+    assert not rest.next_page_token
+
+
+async def test_a_list_goes_by_create_time_whatever_order_the_ledger_took_the_tasks_in(served: Served) -> None:
+    """Two fronts whose clocks differ, and tasks of one and the same time."""
+    now = datetime.now(UTC)
+    seconds = [5, 1, 3, 3, 3, 4, 2]
+    for number, second in enumerate(seconds):
+        when = now + timedelta(seconds=second)
+        await served.ledger.create(new_record(f"v{number}").model_copy(update={"create_time": when}))
+    oldest_first = [f"videoTasks/v{number}" for number in (1, 6, 2, 3, 4, 5, 0)]
+    for order, expected in (
+        ("create_time", oldest_first),
+        ("create_time desc", oldest_first[::-1]),
+        (" create_time  desc ", oldest_first[::-1]),
+        ("", oldest_first[::-1]),
+    ):
+        for size in (1, 2, 50):
+            seen: list[str] = []
+            token = ""
+            while True:
+                page = await served.list(order_by=order, page_size=size, page_token=token)
+                seen.extend(task.name for task in page.video_tasks)
+                token = page.next_page_token
+                if not token:
+                    break
+            assert seen == expected
+    assert [task.name for task in await served.watch().until_synced()] == oldest_first[::-1]
+
+
+async def test_the_oldest_first_shows_also_what_is_added_meanwhile(served: Served) -> None:
+    names = [(await served.create()).name for _ in range(3)]
+    page = await served.list(order_by="create_time", page_size=2)
+    names.append((await served.create()).name)
+    rest = await served.list(order_by="create_time", page_size=2, page_token=page.next_page_token)
+
+    assert [task.name for each in (page, rest) for task in each.video_tasks] == names
+
+
+async def test_a_list_can_be_filtered_by_model_and_times(served: Served) -> None:
+    cat = await served.create()
+    dog = await served.create(spec=spec_pb.TextToVideo(prompt="a dog", model_name="kling-v2-6"))
+    cat = await served.cancel(cat.name)
+
+    async def names(text: str) -> list[str]:
+        return [task.name for task in (await served.list(filter=text)).video_tasks]
+
+    assert await names('model_name = "kling-v2-6"') == [dog.name]
+    assert await names(f'create_time >= "{dog.create_time.ToJsonString()}"') == [dog.name]
+    assert await names(f'create_time < "{dog.create_time.ToJsonString()}"') == [cat.name]
+    assert await names(f'end_time >= "{cat.end_time.ToJsonString()}"') == [cat.name]
+    assert await names(f'end_time > "{cat.end_time.ToJsonString()}"') == []
+    assert await names(f'end_time <= "{cat.end_time.ToJsonString()}" AND model_name = kling-v2-6') == []
 
 
 async def test_what_happens_after_a_list_is_seen_by_a_watch_with_its_token(served: Served) -> None:
@@ -280,7 +363,7 @@ async def test_an_unforeseen_camera_in_the_ledger_is_shown(served: Served) -> No
 
 
 def test_every_method_of_the_contract_is_served() -> None:
-    handlers = method_handlers(MagicMock(spec=VideoTaskService))
+    handlers = method_handlers(MagicMock())
     for method in rpc.DESCRIPTOR.services_by_name["VideoTaskService"].methods:
         details = SimpleNamespace(method=f"/{method.containing_service.full_name}/{method.name}")
         handler: Any = handlers.service(details)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
+from datetime import UTC, datetime
 
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
 
+from grpc_server.watch_plan import parse_watch
 from kling_flows.ledger import State
+from kling_flows.v1 import text_to_video_pb2 as spec_pb
 from kling_flows.v1 import video_task_pb2 as pb
+from kling_flows.v1 import video_task_service_pb2 as rpc
 
 from .rig import Rig, Served, new_record, refused, sights
 
@@ -222,6 +227,44 @@ async def test_labels_select_all_events_of_a_task(served: Served) -> None:
     await served.cancel(name)
 
     assert sights(await stream.take(3)) == [(name, 1), (name, 2), (name, 3)]
+
+
+async def test_models_and_create_times_select_all_events_of_a_task(served: Served) -> None:
+    early = (await served.create(spec=spec_pb.TextToVideo(prompt="x", model_name="kling-v2-6"))).name
+    since = datetime.now(UTC).isoformat()
+    stream = served.watch(filter=f'model_name = "kling-v2-6" AND create_time >= "{since}"')
+    assert await stream.until_synced() == []
+    await served.create()
+    name = (await served.create(spec=spec_pb.TextToVideo(prompt="y", model_name="kling-v2-6"))).name
+    await served.touch(early)
+    await served.move(name, State.SUBMITTING)
+    await served.cancel(name)
+
+    assert sights(await stream.take(3)) == [(name, 1), (name, 2), (name, 3)]
+
+
+async def test_a_watch_of_end_times_shows_tasks_from_their_end_on_and_never_one_that_leaves(served: Served) -> None:
+    old = await served.cancel((await served.create()).name)
+    stream = served.watch(filter=f'end_time > "{old.end_time.ToJsonString()}"')
+    both = served.watch(filter='state = QUEUED AND end_time > "2020-01-01T00:00:00Z"')
+    assert await stream.until_synced() == []
+    assert await both.until_synced() == []
+    name = (await served.create()).name
+    await served.move(name, State.SUBMITTING)
+    await served.move(name, State.FAILED)
+    await served.touch(name)
+
+    assert sights(await stream.take(2)) == [(name, 3), (name, 4)]
+    both.cancel()
+    assert await served.watch(filter="state = QUEUED AND end_time > 2020-01-01T00:00:00Z").until_synced() == []
+
+
+async def test_heartbeats_come_every_thirty_seconds_unless_asked_for_from_one_to_three_hundred() -> None:
+    def heartbeat(seconds: int) -> float:
+        return parse_watch(rpc.WatchVideoTasksRequest(heartbeat_interval=Duration(seconds=seconds))).heartbeat
+
+    assert parse_watch(rpc.WatchVideoTasksRequest()).heartbeat == 30
+    assert [heartbeat(seconds) for seconds in (1, 300)] == [1, 300]
 
 
 async def test_until_final_ends_after_the_last_final_task(served: Served) -> None:

@@ -1,0 +1,1 @@
+"""Who calls: bearer tokens and client certificates, each of one tenant, with what they may do."""
