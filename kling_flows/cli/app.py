@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from kling_flows import __version__
+from kling_flows.cli.commands.audit import audit
 from kling_flows.cli.commands.callbacks import callbacks
 from kling_flows.cli.commands.demo import demo
 from kling_flows.cli.commands.generate import generate
@@ -15,6 +16,7 @@ from kling_flows.cli.commands.money import budgets
 from kling_flows.cli.commands.sandbox import sandbox
 from kling_flows.cli.commands.serve import serve
 from kling_flows.cli.commands.tasks import cancel, get, list_, resolve
+from kling_flows.cli.commands.token import token
 from kling_flows.cli.commands.watch import watch
 from kling_flows.cli.exit_codes import EPILOG
 from kling_flows.cli.options import ALL_OPTIONS, ROOT_PANEL, root_options
@@ -69,4 +71,6 @@ app.command(rich_help_panel=_MONEY_PANEL)(budgets)
 app.command(rich_help_panel=_CLIENT_PANEL)(callbacks)
 app.command(rich_help_panel=_SERVER_PANEL)(demo)
 app.command(rich_help_panel=_SERVER_PANEL)(serve)
+app.command(rich_help_panel=_SERVER_PANEL)(audit)
 app.command(rich_help_panel=_SERVER_PANEL)(sandbox)
+app.command(rich_help_panel=_SERVER_PANEL)(token)

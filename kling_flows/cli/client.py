@@ -83,7 +83,9 @@ _CHANNEL_OPTIONS: Final[Sequence[tuple[str, int]]] = (
 
 
 class _Method(Protocol[_Request, _Response]):
-    def __call__(self, request: _Request, /, *, timeout: float | None = None) -> Awaitable[_Response]: ...
+    def __call__(
+        self, request: _Request, /, *, timeout: float | None = None, metadata: Sequence[tuple[str, str]] | None = None
+    ) -> Awaitable[_Response]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,17 +123,30 @@ class VideoTaskClient:
         address: ``host:port`` or ``unix:path``.
         patience: How long calls are repeated.
         notice: Told, in words for people, when the client begins to wait for the server.
+        token: Bearer token of the caller.
+        credentials: TLS; without it nothing is encrypted.
     """
 
     def __init__(
-        self, address: str, *, patience: Patience | None = None, notice: Callable[[str], None] | None = None
+        self,
+        address: str,
+        *,
+        patience: Patience | None = None,
+        notice: Callable[[str], None] | None = None,
+        token: str | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
         self._address = address
         self._patience = patience or Patience()
         self._notice = notice or _say_nothing
         # Otherwise gRPC writes its own words about a server that goes away between ours.
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-        self._channel = grpc.aio.insecure_channel(address, options=_channel_options(address))
+        options = _channel_options(address)
+        if credentials is None:
+            self._channel = grpc.aio.insecure_channel(address, options=options)
+        else:
+            self._channel = grpc.aio.secure_channel(address, credentials, options=options)
+        self._metadata: Sequence[tuple[str, str]] = () if token is None else (("authorization", f"Bearer {token}"),)
         self._stub = VideoTaskServiceStub(self._channel)
 
     async def __aenter__(self) -> Self:
@@ -234,7 +249,7 @@ class VideoTaskClient:
             await asyncio.sleep(delay)
 
     async def _stream(self, request: WatchVideoTasksRequest) -> AsyncGenerator[WatchVideoTasksResponse]:
-        call = self._stub.WatchVideoTasks(request)
+        call = self._stub.WatchVideoTasks(request, metadata=self._metadata)
         try:
             while True:
                 async with asyncio.timeout(_SILENCE_SECONDS):
@@ -252,7 +267,7 @@ class VideoTaskClient:
         outage = _Outage(self._patience, self._notice, self._address)
         while True:
             try:
-                return await method(request, timeout=_CALL_SECONDS)
+                return await method(request, timeout=_CALL_SECONDS, metadata=self._metadata)
             except grpc.aio.AioRpcError as error:
                 if error.code() != grpc.StatusCode.UNAVAILABLE:
                     raise

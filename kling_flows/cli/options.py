@@ -140,15 +140,6 @@ class Shared:
         given = {name: self.values[name] for name in SETTINGS_OPTIONS if name in self.values}
         return Settings.load(**given)
 
-    def address(self) -> str:
-        """Where the server is.
-
-        Raises:
-            ConfigurationError: a setting is malformed.
-        """
-        server: str | None = self.values.get("server")
-        return server if server is not None else self.settings().listen
-
 
 def root_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Add shared options to the function in front of all commands, and remember what they say for the command."""

@@ -83,6 +83,14 @@ class DeliveryState(StrEnum):
     DEAD = "DEAD"
 
 
+class Scope(StrEnum):
+    """What a caller of the server may do."""
+
+    READ = "read"
+    WRITE = "write"
+    ADMIN = "admin"
+
+
 class Role(StrEnum):
     """What ``serve`` runs."""
 

@@ -4,6 +4,8 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
+from tests.front.conftest import rig as rig
+
 from .front import Front, serve
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from grpc_server.auth.identity import Scope
 from kling_flows.cli import exit_codes, fields, words
 from kling_flows.errors import KlingFlowsError
 from kling_flows.ledger import LateVideo, State
@@ -28,6 +29,7 @@ from .command import run
         (words.State, State),
         (words.LateVideo, LateVideo),
         (words.Provider, Provider),
+        (words.Scope, Scope),
         (words.VideoSource, VideoSource),
     ],
 )

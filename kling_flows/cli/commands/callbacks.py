@@ -30,7 +30,7 @@ def callbacks(
     ] = None,
 ) -> None:
     """Show the calls to the tasks' callback URLs, the newest first, or try dead ones again."""
-    from kling_flows.cli.client import VideoTaskClient
+    from kling_flows.cli.connect import connect
     from kling_flows.cli.deliveries import delivery_name, delivery_table
     from kling_flows.cli.documents import document
     from kling_flows.cli.output import Output
@@ -44,7 +44,7 @@ def callbacks(
     )
 
     async def run() -> list[CallbackDelivery]:
-        async with VideoTaskClient(shared.address(), notice=output.note) as client:
+        async with connect(shared, output) as client:
             if retry:
                 return [await client.retry_callback(delivery_name(number)) for number in retry]
             return await _listed(client, request, limit)

@@ -113,7 +113,7 @@ def generate(
     generation = Generation(request)
     output = Output(shared)
     try:
-        code = asyncio.run(_run(generation, shared.address(), output, wait=not (detach or validate_only)))
+        code = asyncio.run(_run(generation, shared, output, wait=not (detach or validate_only)))
     except KeyboardInterrupt:
         _say_how_to_go_on(generation, output, sent=True)
         raise
@@ -123,12 +123,12 @@ def generate(
     raise typer.Exit(code)
 
 
-async def _run(generation: Generation, address: str, output: Output, *, wait: bool) -> int:
-    from kling_flows.cli.client import VideoTaskClient
+async def _run(generation: Generation, shared: Shared, output: Output, *, wait: bool) -> int:
+    from kling_flows.cli.connect import connect
     from kling_flows.cli.outcome import tell
     from kling_flows.cli.progress import progress_for
 
-    async with VideoTaskClient(address, notice=output.note) as client:
+    async with connect(shared, output) as client:
         if not wait:
             _print_created(await generation.create(client), generation, output)
             return 0

@@ -20,7 +20,7 @@ def models(
     all_: Annotated[bool, typer.Option("--all", help="Also those that are retired.")] = False,
 ) -> None:
     """Show what the models can do and what they cost."""
-    from kling_flows.cli.client import VideoTaskClient
+    from kling_flows.cli.connect import connect
     from kling_flows.cli.documents import document
     from kling_flows.cli.output import Output
     from kling_flows.cli.prices import model_table
@@ -29,7 +29,7 @@ def models(
     output = Output(shared)
 
     async def run() -> ListModelsResponse:
-        async with VideoTaskClient(shared.address(), notice=output.note) as client:
+        async with connect(shared, output) as client:
             return await client.list_models(ListModelsRequest(show_retired=all_))
 
     response = asyncio.run(run())
@@ -47,7 +47,7 @@ def models(
 @takes_video
 def quote(shared: Shared, options: VideoOptions) -> None:
     """Say what a video would cost, without making it."""
-    from kling_flows.cli.client import VideoTaskClient
+    from kling_flows.cli.connect import connect
     from kling_flows.cli.documents import document
     from kling_flows.cli.output import Output
     from kling_flows.cli.prices import quote_lines
@@ -59,7 +59,7 @@ def quote(shared: Shared, options: VideoOptions) -> None:
     request = QuoteVideoTaskRequest(video_task=VideoTask(text_to_video=text_to_video(options)))
 
     async def run() -> Quote:
-        async with VideoTaskClient(shared.address(), notice=output.note) as client:
+        async with connect(shared, output) as client:
             return await client.quote(request)
 
     answer = asyncio.run(run())

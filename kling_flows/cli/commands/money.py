@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 @command(*CLIENT_OPTIONS)
 def budgets(shared: Shared) -> None:
     """Show the budgets and what of them is reserved and spent."""
-    from kling_flows.cli.client import VideoTaskClient
+    from kling_flows.cli.connect import connect
     from kling_flows.cli.documents import document
     from kling_flows.cli.output import Output
     from kling_flows.cli.prices import budget_table
@@ -22,7 +22,7 @@ def budgets(shared: Shared) -> None:
     output = Output(shared)
 
     async def run() -> ListBudgetsResponse:
-        async with VideoTaskClient(shared.address(), notice=output.note) as client:
+        async with connect(shared, output) as client:
             return await client.list_budgets()
 
     response = asyncio.run(run())

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 @command(*CLIENT_OPTIONS)
 def get(shared: Shared, task_id: Annotated[str, typer.Argument(metavar="ID", help="Id or name of the task.")]) -> None:
     """Show one video task."""
-    from kling_flows.cli.client import VideoTaskClient
+    from kling_flows.cli.connect import connect
     from kling_flows.cli.output import Output
     from kling_flows.cli.request import resource_name
 
     output = Output(shared)
 
     async def run() -> VideoTask:
-        async with VideoTaskClient(shared.address(), notice=output.note) as client:
+        async with connect(shared, output) as client:
             return await client.get(resource_name(task_id))
 
     _print(asyncio.run(run()), output)
@@ -46,7 +46,7 @@ def cancel(
     ] = None,
 ) -> None:
     """Cancel a video task: free while it is QUEUED; later the provider may still make and bill it."""
-    from kling_flows.cli.client import VideoTaskClient
+    from kling_flows.cli.connect import connect
     from kling_flows.cli.output import Output
     from kling_flows.cli.request import late_video, resource_name
     from kling_flows.v1.video_task_service_pb2 import CancelVideoTaskRequest
@@ -55,7 +55,7 @@ def cancel(
     request = CancelVideoTaskRequest(name=resource_name(task_id), reason=reason, on_cancel=late_video(on_cancel))
 
     async def run() -> VideoTask:
-        async with VideoTaskClient(shared.address(), notice=output.note) as client:
+        async with connect(shared, output) as client:
             return await client.cancel(request)
 
     task = asyncio.run(run())
@@ -79,7 +79,7 @@ def resolve(
     abandon: Annotated[bool, typer.Option("--abandon", help="It was not, or nobody wants it: FAILED.")] = False,
 ) -> None:
     """Decide about an UNRESOLVED video task, after a look into the provider's console."""
-    from kling_flows.cli.client import VideoTaskClient
+    from kling_flows.cli.connect import connect
     from kling_flows.cli.output import Output
     from kling_flows.cli.request import resource_name
     from kling_flows.v1.video_task_service_pb2 import ResolveVideoTaskRequest
@@ -94,7 +94,7 @@ def resolve(
         request.abandon = True
 
     async def run() -> VideoTask:
-        async with VideoTaskClient(shared.address(), notice=output.note) as client:
+        async with connect(shared, output) as client:
             return await client.resolve(request)
 
     _print(asyncio.run(run()), output)
@@ -143,10 +143,10 @@ async def _list(
     shared: Shared, output: Output, request: ListVideoTasksRequest, *, all_pages: bool
 ) -> tuple[Sequence[VideoTask], bool]:
     """The tasks, and whether there are more."""
-    from kling_flows.cli.client import VideoTaskClient
+    from kling_flows.cli.connect import connect
 
     tasks: list[VideoTask] = []
-    async with VideoTaskClient(shared.address(), notice=output.note) as client:
+    async with connect(shared, output) as client:
         while True:
             page = await client.list(request)
             tasks.extend(page.video_tasks)

@@ -47,21 +47,21 @@ def watch(
         raise typer.BadParameter("name tasks or conditions, not both", param_hint="ID")
     output = Output(shared)
     if not task_ids:
-        asyncio.run(_watch_forever(shared.address(), expression, output))
+        asyncio.run(_watch_forever(shared, expression, output))
         return
     names = list(dict.fromkeys(resource_name(task_id) for task_id in task_ids))
-    raise typer.Exit(asyncio.run(_watch_to_the_end(shared.address(), names, output)))
+    raise typer.Exit(asyncio.run(_watch_to_the_end(shared, names, output)))
 
 
-async def _watch_forever(address: str, expression: str, output: Output) -> None:
-    from kling_flows.cli.client import VideoTaskClient
+async def _watch_forever(shared: Shared, expression: str, output: Output) -> None:
+    from kling_flows.cli.connect import connect
     from kling_flows.cli.documents import document
     from kling_flows.cli.generation import final
     from kling_flows.cli.progress import LineProgress
 
     lines = LineProgress(output, result=True)
     async with (
-        VideoTaskClient(address, notice=output.note) as client,
+        connect(shared, output) as client,
         aclosing(client.watch(filter_=expression)) as watching,
     ):
         async for seen in watching:
@@ -72,8 +72,8 @@ async def _watch_forever(address: str, expression: str, output: Output) -> None:
                 lines.changed(seen.task)
 
 
-async def _watch_to_the_end(address: str, names: Sequence[str], output: Output) -> int:
-    from kling_flows.cli.client import VideoTaskClient
+async def _watch_to_the_end(shared: Shared, names: Sequence[str], output: Output) -> int:
+    from kling_flows.cli.connect import connect
     from kling_flows.cli.documents import document
     from kling_flows.cli.generation import final, follow
     from kling_flows.cli.progress import NoProgress, progress_for
@@ -88,7 +88,7 @@ async def _watch_to_the_end(address: str, names: Sequence[str], output: Output) 
             output.document(document(task), compact=True)
         progress.changed(task)
 
-    async with VideoTaskClient(address, notice=output.note) as client:
+    async with connect(shared, output) as client:
         with progress.shown():
             await follow(client, names, changed, until=final)
     return _tell_all([seen[name] for name in names], output)
