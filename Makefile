@@ -10,7 +10,11 @@ PROTO_OUT ?= .
 PROTOC = $(BIN)/python -m grpc_tools.protoc -I protos \
   --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc
 
-.PHONY: help demo test check lint types protos protos-check reference reference-check format bench clean faults
+# Some machines forbid it for all; some hundred processes would then compile the same modules again and again.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help demo test check lint types protos protos-check protos-breaking reference reference-check format bench clean \
+  faults
 
 help: ## What can be made
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,7 +35,7 @@ demo: $(STAMP) ## From a prompt to a video, without a key
 test: check ## All checks and all tests
 	$(BIN)/pytest
 
-check: lint types protos-check reference-check ## Lint, types, layers, stubs
+check: lint types protos-check protos-breaking reference-check ## Lint, types, layers, stubs
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -49,9 +53,14 @@ format: $(STAMP) ## Format and fix what can be fixed
 protos: $(STAMP) ## Generate kling_flows/v1 from protos/
 	@$(PROTOC) --python_out=$(PROTO_OUT) --mypy_out=quiet:$(PROTO_OUT) protos/kling_flows/v1/*.proto
 	@$(PROTOC) --grpc_python_out=$(PROTO_OUT) --mypy_grpc_out=quiet:$(PROTO_OUT) protos/kling_flows/v1/video_task_service.proto
+	@if [ "$(PROTO_OUT)" = . ] && command -v go >/dev/null; then PROTOC="$(abspath $(BIN))/python -m grpc_tools.protoc" examples/go/generate.sh; fi
 
 protos-check: $(STAMP)
 	@$(BIN)/python tests/tools/check_stubs.py
+
+protos-breaking: $(STAMP)
+	@cd protos && if git rev-parse --quiet --verify main >/dev/null; then \
+	  ../$(BIN)/buf breaking --against '../.git#branch=main,subdir=protos'; fi
 
 reference: $(STAMP) ## Write the tables of docs/ from the code
 	@PYTHONPATH=. $(BIN)/python tests/tools/reference.py
@@ -60,7 +69,8 @@ reference-check: $(STAMP)
 	@PYTHONPATH=. $(BIN)/python tests/tools/reference.py --check
 
 faults: $(STAMP) ## Cause every fault with 200 tasks each; ends with the table of docs/reliability.md
-	PYTHONPATH=. $(BIN)/python -m tests.faults
+	KLING_FLOWS_FULL_FAULTS=1 PYTHONPATH=. $(BIN)/python -m tests.faults
+	KLING_FLOWS_FULL_FAULTS=1 $(BIN)/pytest -n 2 tests/faults
 
 bench: $(STAMP) ## The short benchmark
 	$(BIN)/python -m benchmarks

@@ -36,7 +36,7 @@ def test_without_a_key_and_a_provider_it_points_to_the_sandbox(tmp_path: Path) -
         ({"KLING_FLOWS_PROVIDER": "nobody"}, "KLING_FLOWS_PROVIDER"),
         ({"KLING_FLOWS_UPSTREAM_URL": "ftp://host"}, "KLING_FLOWS_UPSTREAM_URL"),
         ({"KLING_FLOWS_LISTEN": "nonsense"}, "KLING_FLOWS_LISTEN"),
-        ({"KLING_FLOWS_LISTEN": "0.0.0.0:0"}, "KLING_FLOWS_LISTEN"),
+        ({"KLING_FLOWS_LISTEN": "0.0.0.0:0"}, "KLING_FLOWS_ACCESS_FILE"),
         ({"KLING_FLOWS_POLL_INTERVAL": "soon"}, "KLING_FLOWS_POLL_INTERVAL"),
         ({"KLING_FLOWS_ARCHIVE": "/dev/null/videos"}, "KLING_FLOWS_ARCHIVE"),
         ({"KLING_FLOWS_STATE_DIR": "/dev/null/state"}, "KLING_FLOWS_STATE_DIR"),
