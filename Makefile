@@ -70,7 +70,7 @@ reference-check: $(STAMP)
 
 faults: $(STAMP) ## Cause every fault with 200 tasks each; ends with the table of docs/reliability.md
 	KLING_FLOWS_FULL_FAULTS=1 PYTHONPATH=. $(BIN)/python -m tests.faults
-	KLING_FLOWS_FULL_FAULTS=1 $(BIN)/pytest -n 2 tests/faults
+	KLING_FLOWS_FULL_FAULTS=1 $(BIN)/pytest -n 2 -m "" tests/faults tests/clients
 
 bench: $(STAMP) ## The short benchmark
 	$(BIN)/python -m benchmarks

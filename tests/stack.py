@@ -23,7 +23,7 @@ T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[1]
 
 #: Longest wait for anything, in seconds: a deadline against hanging, never an expectation of speed.
-PATIENCE = 90.0
+PATIENCE = 240.0
 
 
 def until(condition: Callable[[], T], what: str, patience: float = PATIENCE) -> T:

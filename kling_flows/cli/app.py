@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from kling_flows import __version__
+from kling_flows.cli.commands.account import account
 from kling_flows.cli.commands.audit import audit
 from kling_flows.cli.commands.callbacks import callbacks
 from kling_flows.cli.commands.demo import demo
@@ -68,6 +69,7 @@ app.command(rich_help_panel=_CLIENT_PANEL)(resolve)
 app.command(rich_help_panel=_MONEY_PANEL)(models)
 app.command(rich_help_panel=_MONEY_PANEL)(quote)
 app.command(rich_help_panel=_MONEY_PANEL)(budgets)
+app.command(rich_help_panel=_MONEY_PANEL)(account)
 app.command(rich_help_panel=_CLIENT_PANEL)(callbacks)
 app.command(rich_help_panel=_SERVER_PANEL)(demo)
 app.command(rich_help_panel=_SERVER_PANEL)(serve)

@@ -109,7 +109,7 @@ async def test_what_is_not_the_whole_video_is_refused_and_leaves_nothing(
 ) -> None:
     with pytest.raises(ArchiveError) as caught:
         # More is promised than comes, so that the connection has to be cut for the difference to be seen.
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await _store(archive, _then_closes(reply))
     assert not isinstance(caught.value, SourceExpired)
     assert "secret" not in caught.value.message
@@ -245,7 +245,7 @@ async def test_a_cancelled_store_ends_at_once_and_leaves_nothing(
         storing.cancel()
         with pytest.raises(asyncio.CancelledError):
             await storing
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20
     assert _files(folder) == []
 
 

@@ -42,7 +42,7 @@ async def start(*arguments: str, env: dict[str, str] | None = None) -> asyncio.s
 
 
 async def finish(process: asyncio.subprocess.Process) -> Result:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         out, err = await process.communicate()
     assert process.returncode is not None
     return Result(process.returncode, out.decode(), err.decode())

@@ -176,7 +176,7 @@ async def test_ctrl_c_leaves_the_task_and_says_how_to_go_on(front: Front) -> Non
     front.answers = [returns(task())]
     front.streams = [streams(message(task(), token="a", synced=True), hang=True)]
     process = await start("generate", "a fox", "--server", front.address)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not front.open_streams:
             await asyncio.sleep(0.02)
     result = await interrupt(process)
@@ -194,7 +194,7 @@ async def test_ctrl_c_before_the_answer_tells_the_request_id(front: Front) -> No
 
     front.answers = [never]
     process = await start("generate", "a fox", "--server", front.address)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await received.wait()
     result = await interrupt(process)
     assert result.code == 130
@@ -410,7 +410,7 @@ async def test_watch_goes_on_for_ever_and_skips_the_past(front: Front) -> None:
     ]
     process = await start("watch", "--server", front.address)
     assert process.stdout is not None
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         lines = [(await process.stdout.readline()).decode() for _ in range(2)]
     result = await interrupt(process)
     assert result.code == 130
@@ -485,7 +485,7 @@ async def test_serve_without_a_key_is_a_configuration_error(tmp_path: Path) -> N
 async def test_the_sandbox_answers(tmp_path: Path) -> None:
     port_file = tmp_path / "port"
     process = await start("sandbox", "--port", "0", "--port-file", str(port_file), "--video", "tiny")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not port_file.exists():
             await asyncio.sleep(0.05)
     reader, writer = await asyncio.open_connection("127.0.0.1", int(port_file.read_text()))

@@ -91,7 +91,7 @@ async def test_the_demo_makes_a_video_and_leaves_nothing_else(tmp_path: Path) ->
 async def test_the_servers_end_with_the_demo(tmp_path: Path, number: signal.Signals) -> None:
     process = await start("demo", "a fox", "--state-dir", str(tmp_path / "state"), "--output", str(tmp_path / "videos"))
     assert process.stderr is not None
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         while not (await process.stderr.readline()).startswith(b"server"):
             pass
     started = psutil.Process(process.pid).children(recursive=True)

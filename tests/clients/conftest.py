@@ -41,7 +41,7 @@ class Stack:
 
     def create(self, prompt: str = "A paper boat", **labels: str) -> str:
         task = VideoTask(text_to_video=TextToVideo(prompt=prompt), labels=labels)
-        return self.stub.CreateVideoTask(CreateVideoTaskRequest(video_task=task), timeout=20).name
+        return self.stub.CreateVideoTask(CreateVideoTaskRequest(video_task=task), timeout=60).name
 
     def histories(self, names: list[str]) -> dict[str, list[Event]]:
         """What the ledger says has happened to tasks."""

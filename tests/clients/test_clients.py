@@ -109,7 +109,7 @@ def test_a_client_waits_as_long_as_a_full_server_asks_for(small_queue: Stack, cl
             loop = asyncio.get_running_loop()
             await create.until(lambda: bool(create.complaints))
             told = loop.time()
-            await asyncio.to_thread(small_queue.stub.CancelVideoTask, CancelVideoTaskRequest(name=waiting), timeout=20)
+            await asyncio.to_thread(small_queue.stub.CancelVideoTask, CancelVideoTaskRequest(name=waiting), timeout=60)
             outcome = await create.end()
             assert outcome.code == 0, outcome.complaints
             [name] = outcome.lines
@@ -125,7 +125,7 @@ def test_a_client_waits_as_long_as_a_full_server_asks_for(small_queue: Stack, cl
     refused = client.run(small_queue.address, "create", "--attempts", "1", "Too many", check=False)
     assert refused.code == 1
     assert refused.complaints.startswith("RESOURCE_EXHAUSTED (QUEUE_FULL): ")
-    small_queue.stub.CancelVideoTask(CancelVideoTaskRequest(name=created), timeout=20)
+    small_queue.stub.CancelVideoTask(CancelVideoTaskRequest(name=created), timeout=60)
 
 
 def admitted(stack: Stack) -> str | None:
@@ -168,7 +168,7 @@ def test_a_watch_whose_token_has_expired_starts_over_and_says_what_it_missed(idl
             proxy.cut()
             await watch.until(lambda: bool(watch.complaints))
             await asyncio.to_thread(idle.create, run=run)
-            await asyncio.to_thread(idle.stub.CancelVideoTask, CancelVideoTaskRequest(name=name), timeout=20)
+            await asyncio.to_thread(idle.stub.CancelVideoTask, CancelVideoTaskRequest(name=name), timeout=60)
             idle.create()
             idle.forget_events()
             proxy.closed = False

@@ -136,7 +136,7 @@ class Children:
         for pid in self._living:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        self._nursery.communicate(timeout=20)
+        self._nursery.communicate(timeout=60)
 
     def _ask(self, order: dict[str, Any]) -> int:
         assert self._nursery.stdin is not None

@@ -20,7 +20,7 @@ from kling_flows.upstream import Provider, TextToVideoRequest
 CLIP = TINY_CLIP.read_bytes()
 
 #: Longest wait for anything, in seconds: a deadline against hanging, never an expectation of speed.
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 OpenEngine = Callable[..., Awaitable[Engine]]
 

@@ -122,7 +122,7 @@ async def test_who_was_judged_dead_finds_out_and_takes_nothing_more(ledger: Ledg
     async with keeper.held():
         await ledger.create(task("t"), runner_id=keeper.runner_id)
         await ledger.end_lease(keeper.runner_id)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await keeper.lost.wait()
         assert await ledger.claim(keeper.runner_id, 10) == []
     assert await ledger.claimable_from() == 0.0
@@ -136,7 +136,7 @@ async def test_a_watched_task_that_is_no_longer_held_is_reported(ledger: Ledger,
             await ledger.create(task(name), runner_id=keeper.runner_id)
         with keeper.watching("cancelled", lost["cancelled"].set), keeper.watching("kept", lost["kept"].set):
             await ledger.advance("cancelled", to(State.CANCELLED))
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 await lost["cancelled"].wait()
         assert not lost["kept"].is_set()
 

@@ -50,7 +50,7 @@ async def _submit(client: UpstreamClient, number: int, prompt: str = "a cup") ->
 
 
 async def _follow(planner: PollPlanner, task_id: str, typical: float = 0.0) -> list[UpstreamTask]:
-    async with asyncio.timeout(20), aclosing(planner.follow(task_id, typical_seconds=typical, age_seconds=0)) as looks:
+    async with asyncio.timeout(60), aclosing(planner.follow(task_id, typical_seconds=typical, age_seconds=0)) as looks:
         return [seen async for seen in looks]
 
 

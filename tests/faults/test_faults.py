@@ -20,7 +20,7 @@ pytestmark = pytest.mark.xdist_group("faults")
 
 _SECONDS = "1:2"
 
-_PATIENCE = 120.0
+_PATIENCE = 400.0
 
 
 #: Each strikes a few calls and is over, so that no order meets more than a few.

@@ -134,7 +134,7 @@ async def _fails(reply: Reply, call: Callable[[UpstreamClient], Awaitable[object
         finally:
             tracemalloc.stop()
     # A busy machine gets some time on top.
-    assert time.monotonic() - began < DEADLINE + 8
+    assert time.monotonic() - began < DEADLINE + 30
     assert peak < MOST_MEMORY
     assert len(caught.value.message) < 1000
     return caught.value

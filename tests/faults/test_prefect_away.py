@@ -26,9 +26,9 @@ from tests.stack import clean_environment, process
 
 _FULL = os.environ.get("KLING_FLOWS_FULL_FAULTS") == "1"
 
-pytestmark = [pytest.mark.xdist_group("prefect"), pytest.mark.timeout(1500 if _FULL else 400)]
+pytestmark = [pytest.mark.xdist_group("prefect"), pytest.mark.timeout(1500), pytest.mark.full]
 
-_PATIENCE = 400.0 if _FULL else 180.0
+_PATIENCE = 400.0
 
 #: How long Prefect is gone and how long its database is locked, in seconds.
 _GONE = 130.0 if _FULL else AWAY_SECONDS + 3
@@ -102,7 +102,7 @@ async def _stage(folder: Path) -> AsyncGenerator[_Stage]:
 
 @contextmanager
 def _locked(database: Path) -> Iterator[None]:
-    with closing(sqlite3.connect(database, timeout=30, isolation_level=None)) as connection:
+    with closing(sqlite3.connect(database, timeout=60, isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         try:
             yield

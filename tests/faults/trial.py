@@ -29,7 +29,7 @@ PREFECT = "kling_flows.runner.prefect_server"
 #: In the prompt of an order that the provider refuses for good.
 REFUSED = "refused"
 
-_PATIENCE = Patience(unreachable=90.0, unavailable=90.0, lost=300.0)
+_PATIENCE = Patience(unreachable=240.0, unavailable=240.0, lost=300.0)
 
 _CREATES_AT_A_TIME = 16
 

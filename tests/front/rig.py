@@ -27,7 +27,7 @@ from kling_flows.v1.video_task_service_pb2_grpc import VideoTaskServiceStub
 T = TypeVar("T")
 
 #: Seconds after which something that must happen has not happened.
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 class Rig:

@@ -43,7 +43,7 @@ RUNNER = "run-1"
 async def _serving(ledger: Ledger, *secrets: str) -> AsyncGenerator[httpx.AsyncClient]:
     http = await HttpSide.start("127.0.0.1:0", [SecretStr(secret) for secret in secrets], ledger)
     try:
-        async with httpx.AsyncClient(base_url=f"http://{http.address}", trust_env=False, timeout=20) as client:
+        async with httpx.AsyncClient(base_url=f"http://{http.address}", trust_env=False, timeout=60) as client:
             yield client
     finally:
         await http.stop()

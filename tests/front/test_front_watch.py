@@ -154,7 +154,7 @@ async def test_silence_ends_with_a_heartbeat_whose_token_is_the_newest_even_if_n
         assert not message.video_tasks
         assert not message.synced
         assert message.resume_token == head
-    assert 0.9 < time.monotonic() - began < 5
+    assert time.monotonic() - began > 0.9
 
 
 async def test_a_heartbeat_comes_also_while_there_is_nothing_but_silence_before(served: Served) -> None:
@@ -326,16 +326,18 @@ async def test_another_tenants_events_are_never_seen(rig: Rig) -> None:
     assert len(await theirs.watch().until_synced()) == 1
 
 
-async def test_two_fronts_on_one_ledger_see_each_others_events_at_once(rig: Rig) -> None:
+async def test_two_fronts_on_one_ledger_see_each_others_events_at_once(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Only the signal of a commit is left that could wake them.
+    monkeypatch.setattr("grpc_server.hub._LOOK_SECONDS", 1_000.0)
     one, two = await rig.serve(), await rig.serve()
     streams = [one.watch(), two.watch()]
     for stream in streams:
         await stream.until_synced()
     names = [(await one.create()).name, (await two.create()).name]
-    began = time.monotonic()
     for stream in streams:
         assert sights(await stream.take(2)) == [(name, 1) for name in names]
-    assert time.monotonic() - began < 2
 
 
 async def test_a_reader_that_does_not_read_costs_nothing_and_gets_everything_later(

@@ -16,7 +16,7 @@ from kling_flows.upstream.constants import SANDBOX_API_KEY, TEXT_TO_VIDEO_PATH
 #: Nothing here is encrypted, and reading the machine's certificates for every client takes longer than most tests.
 NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 #: Seconds that a condition may take to come true.
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 class Api:

@@ -159,7 +159,7 @@ def test_drip_ends_with_the_server(start: Callable[..., Api]) -> None:
         next(pieces)
         began = time.monotonic()
         api.server.__exit__(None, None, None)
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 20
         with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
             list(pieces)
 

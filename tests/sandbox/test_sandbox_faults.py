@@ -421,7 +421,7 @@ def test_call_that_hangs_is_cut_when_the_sandbox_stops() -> None:
         caller.start()
         eventually(lambda: server.stats()["calls"]["get"])
         began = time.monotonic()
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 20
     caller.join()
     api.http.close()
     assert answers == ["cut"]

@@ -86,9 +86,10 @@ def test_it_stops_at_once_and_clean(spawn: Any, tmp_path: Path, number: signal.S
     eventually(lambda: fetch(f"{url}/sandbox/stats").json()["calls"]["get"])
     began = time.monotonic()
     process.send_signal(number)
-    output, errors = process.communicate(timeout=20)
+    output, errors = process.communicate(timeout=60)
     hanging.join()
-    assert time.monotonic() - began < 3
+    # Far less than the rendering takes, on however busy a machine.
+    assert time.monotonic() - began < 15
     assert (process.returncode, output, errors) == (0, "", "")
     assert list(tmp_path.iterdir()) == []
 

@@ -3,38 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from kling_flows.cli.options import SETTINGS_OPTIONS, Shared, command
+from kling_flows.cli.periods import check_period, seconds_of
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from kling_flows.engine.audit import AuditItem, AuditReport
 
-#: Seconds of each unit that a period may be given in.
-_UNITS: Final = {"m": 60, "h": 3_600, "d": 86_400}
-_PERIOD: Final = re.compile(r"([1-9][0-9]{0,5})([mhd])")
-
 #: Something is amiss and was not adopted: the code of «the state does not allow it», for a state of the whole account.
 _AMISS: Final = 7
-
-
-def _period(text: str) -> str:
-    if not _PERIOD.fullmatch(text):
-        raise typer.BadParameter(f"{text!r} is not a number of m, h or d; for example 30d")
-    return text
 
 
 @command("config", "json", "no_color", "quiet", *SETTINGS_OPTIONS)
 def audit(
     shared: Shared,
     since: Annotated[
-        str, typer.Option("--since", metavar="PERIOD", callback=_period, help="How far back, in m, h or d.")
+        str, typer.Option("--since", metavar="PERIOD", callback=check_period, help="How far back, in m, h or d.")
     ] = "30d",
     adopt: Annotated[
         bool, typer.Option("--adopt", help="Take in what the ledger missed: a runner then archives it.")
@@ -66,8 +56,7 @@ async def _run(shared: Shared, since: str, *, adopt: bool, everything: bool) -> 
     from kling_flows.ledger import Ledger
     from kling_flows.upstream import UpstreamClient
 
-    number, unit = since[:-1], since[-1]
-    start = datetime.now(UTC) - timedelta(seconds=int(number) * _UNITS[unit])
+    start = datetime.now(UTC) - timedelta(seconds=seconds_of(since))
     settings = shared.settings()
     account = settings.account()
     async with await Ledger.open(settings.ledger_address) as ledger, UpstreamClient(account) as client:
