@@ -102,6 +102,9 @@ async def _carry(engine: Engine, task_id: str, run: FlowRunRecord | None) -> Non
         log.info("interrupted", video_task=task_id, error=interrupted.message)
     except KlingFlowsError as error:
         log.warning("a step failed too often; the task is taken up again later", video_task=task_id, error=str(error))
+    except Exception:
+        # A bug in one task must not end the run under the others.
+        log.exception("a task could not be carried on; it is taken up again later", video_task=task_id)
 
 
 async def _take_and_carry(engine: Engine, task_id: str, run: FlowRunRecord | None) -> None:
