@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kling_flows.cli.describe import state_text, when
-from kling_flows.cli.output import printable
+from kling_flows.cli.output import plain_table, printable
 from kling_flows.cli.request import short_id
 from kling_flows.v1.video_task_service_pb2 import CallbackDelivery
 
@@ -24,9 +24,7 @@ def delivery_name(number: str) -> str:
 
 def delivery_table(deliveries: Iterable[CallbackDelivery]) -> Table:
     """One row for each delivery."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("NUMBER", "TASK", "TELLS", "STATE", "TRIES", "NEXT", "LAST ERROR"):
-        table.add_column(column, overflow="fold")
+    table = plain_table("NUMBER", "TASK", "TELLS", "STATE", "TRIES", "NEXT", "LAST ERROR")
     for delivery in deliveries:
         name = CallbackDelivery.State.Name(delivery.state)
         style = _STYLES.get(delivery.state, "cyan")

@@ -9,6 +9,7 @@ from typing import IO, Any, Final
 
 import typer
 from rich.console import Console, RenderableType
+from rich.table import Table
 from rich.text import Text
 
 from kling_flows.cli.options import Shared
@@ -59,6 +60,14 @@ class Output:
 def printable(text: str) -> str:
     """``text`` without what would steer the terminal; prompts and labels are written by others."""
     return "".join(character if character.isprintable() else " " for character in text)
+
+
+def plain_table(*columns: str) -> Table:
+    """A table without lines; columns that are named here fold what is too long."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
 
 
 def _console(stream: IO[str], *, color: bool) -> Console:

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kling_flows.cli.describe import rows_text
+from kling_flows.cli.output import plain_table
 from kling_flows.v1.text_to_video_pb2 import TextToVideo
 from kling_flows.v1.video_task_service_pb2 import Budget, Model, ModelMode, Quote
 
@@ -17,7 +18,7 @@ _MODES: Final = {TextToVideo.STD: "std", TextToVideo.PRO: "pro", TextToVideo.FOU
 
 def model_table(models: Iterable[Model]) -> Table:
     """One row for each model."""
-    table = _table("MODEL", "STATUS", "SECONDS", "PRICE", "ALSO TAKES", "NOTE")
+    table = plain_table("MODEL", "STATUS", "SECONDS", "PRICE", "ALSO TAKES", "NOTE")
     for model in models:
         able = {
             "negative prompt": model.negative_prompt_limit > 0,
@@ -47,7 +48,7 @@ def quote_lines(quote: Quote) -> Text:
 
 def budget_table(budgets: Iterable[Budget]) -> Table:
     """One row for each budget."""
-    table = _table("TENANT", "ACCOUNT", "PERIOD", "LIMIT", "RESERVED", "SPENT")
+    table = plain_table("TENANT", "ACCOUNT", "PERIOD", "LIMIT", "RESERVED", "SPENT")
     for budget in budgets:
         limits = [
             f"{budget.limit_units} units" if budget.limit_units else "",
@@ -61,13 +62,6 @@ def budget_table(budgets: Iterable[Budget]) -> Table:
             f"{budget.reserved_units} units, US$ {budget.reserved_usd}",
             f"{budget.settled_units} units, US$ {budget.settled_usd}",
         )
-    return table
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
     return table
 
 

@@ -71,7 +71,9 @@ async def _books(ledger_url: str, client: Any, start: datetime) -> Reconciliatio
 
 
 def _pack_table(packs: Sequence[ResourcePack]) -> Table:
-    table = _table("PACK", "STATUS", "TOTAL", "REMAINING", "EXPIRES")
+    from kling_flows.cli.output import plain_table
+
+    table = plain_table("PACK", "STATUS", "TOTAL", "REMAINING", "EXPIRES")
     for pack in packs:
         table.add_row(
             pack.name or pack.id,
@@ -84,7 +86,9 @@ def _pack_table(packs: Sequence[ResourcePack]) -> Table:
 
 
 def _disagreement_table(books: Reconciliation) -> Table:
-    table = _table("DIFFERENCE", "UPSTREAM TASK", "BILLED", "NOTED", "QUOTED", "VIDEO TASK")
+    from kling_flows.cli.output import plain_table
+
+    table = plain_table("DIFFERENCE", "UPSTREAM TASK", "BILLED", "NOTED", "QUOTED", "VIDEO TASK")
     for item in books.disagreements:
         table.add_row(
             item.difference.value,
@@ -92,15 +96,6 @@ def _disagreement_table(books: Reconciliation) -> Table:
             *("" if amount is None else f"{amount:f}" for amount in (item.billed, item.settled, item.quoted)),
             item.video_task,
         )
-    return table
-
-
-def _table(*columns: str) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
     return table
 
 
