@@ -61,7 +61,7 @@ def test_a_killed_runner_costs_nothing_and_loses_nothing(tmp_path: Path, slow_pr
 
         def crashed() -> bool:
             [run] = server.prefect("flow_runs/filter", flow_runs={"id": {"any_": [first]}})
-            return run["state"]["type"] == "CRASHED"
+            return run["state_type"] == "CRASHED"
 
         until(crashed, "the dead runner's flow run is closed")
 

@@ -60,7 +60,7 @@ def test_prefect_shows_the_flow_run_with_its_three_task_runs_completed(
 
     def completed() -> list[str] | None:
         runs = server.prefect("task_runs/filter", flow_runs={"id": {"any_": [run_id]}})
-        done = sorted(run["name"] for run in runs if run["state"]["type"] == "COMPLETED")
+        done = sorted(run["name"] for run in runs if run["state_type"] == "COMPLETED")
         return done if len(done) == 3 else None
 
     assert until(completed, "Prefect has recorded the task runs") == ["archive", "submit", "wait"]
@@ -68,7 +68,7 @@ def test_prefect_shows_the_flow_run_with_its_three_task_runs_completed(
     assert run["name"] == f"text-to-video/{_id(finished)}"
     until(
         lambda: (
-            server.prefect("flow_runs/filter", flow_runs={"id": {"any_": [run_id]}})[0]["state"]["type"] == "COMPLETED"
+            server.prefect("flow_runs/filter", flow_runs={"id": {"any_": [run_id]}})[0]["state_type"] == "COMPLETED"
         ),
         "the flow run is completed",
     )

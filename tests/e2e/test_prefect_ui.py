@@ -88,7 +88,7 @@ def _run(server: Server, name: str) -> dict[str, Any]:
 def _shown(server: Server, run_id: str, state: str) -> dict[str, Any]:
     def shown() -> dict[str, Any] | None:
         [run] = server.prefect("flow_runs/filter", flow_runs={"id": {"any_": [run_id]}})
-        return run if run["state"]["type"] == state else None
+        return run if run["state_type"] == state else None
 
     return until(shown, f"the flow run is {state}")
 

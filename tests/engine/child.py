@@ -81,7 +81,9 @@ DEATHS: dict[str, Callable[[], None]] = {
 
 
 def _pause(state_dir: Path) -> None:
-    """Say that the point is reached, and be as stopped as a process can be."""
+    """Say that the point is reached, and be as stopped as a process can be: once, for nobody wakes it a second time."""
+    if (state_dir / "paused").exists():
+        return
     (state_dir / "paused").touch()
     os.kill(os.getpid(), signal.SIGSTOP)
 

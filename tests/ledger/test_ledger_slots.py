@@ -50,7 +50,7 @@ async def _slots(ledger: Ledger) -> dict[str, str]:
 
 
 async def _at_provider(ledger: Ledger, name: str) -> None:
-    sent = upstream(name, account="a", task_id="1", submit_time=NOW)
+    sent = upstream(name, account="a", task_id="1", submit_time=datetime.now(UTC))
     for state in (State.SUBMITTING, State.SUBMITTED, State.PROCESSING):
         await ledger.advance(name, to(state, upstream=sent))
 
@@ -296,7 +296,7 @@ async def test_what_is_put_off_does_not_hold_the_others_up(ledger: Ledger) -> No
 
 
 async def test_a_late_deadline_changes_nothing_for_the_place(ledger: Ledger) -> None:
-    await _create(ledger, "t-1", deadline=NOW + timedelta(hours=1), on_deadline=LateVideo.KEEP_VIDEO)
+    await _create(ledger, "t-1", deadline=datetime.now(UTC) + timedelta(hours=1), on_deadline=LateVideo.KEEP_VIDEO)
     await _claim(ledger, 1)
     await _at_provider(ledger, "t-1")
     await ledger.advance("t-1", to(State.EXPIRED, video_pending=True))
