@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from benchmarks.figures import Figures
+from kling_flows.engine.polling import RECONCILE_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +44,30 @@ _FOR_ALL: Final = (
     Aim("gaps in the watch", 0, "events", lambda figures: figures.gaps),
 )
 
+
+def _detection_p95(figures: Figures) -> float | None:
+    return figures.detection_seconds.p95 if figures.detection_seconds else None
+
+
+def _detection_longest(figures: Figures) -> float | None:
+    return figures.detection_seconds.longest if figures.detection_seconds else None
+
+
+_READS: Final = Aim("upstream reads per task", 0.5, "reads", lambda figures: figures.reads_per_task)
+
+_POLLED: Final = (Aim("detection lag, p95", 3.5, "s", _detection_p95), _READS)
+
 _AIMS: Final[Mapping[str, Sequence[Aim]]] = {
     "paced": (
         Aim("create, p50", 5, "ms", lambda figures: figures.create_ms.p50 if figures.create_ms else None),
         Aim("CPU per task", 150, "ms", lambda figures: figures.cpu_ms_per_task),
+    ),
+    "legacy": _POLLED,
+    "standard": _POLLED,
+    "callbacks": (Aim("detection lag, p95", 0.3, "s", _detection_p95), _READS),
+    "lost-callbacks": (
+        Aim("detection lag, longest", 2 * RECONCILE_SECONDS, "s", _detection_longest),
+        _READS,
     ),
     "burst": (
         Aim("last start", 60, "s", lambda figures: figures.last_start_seconds),

@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Final, Self
 
 from benchmarks.books import Books
 from benchmarks.meter import COUNTED, Role, Sample
+from benchmarks.plain import PlainObserved
 from benchmarks.watching import TaskStory
 from kling_flows.v1.video_task_pb2 import VideoTask
+
+#: Calls that ask the provider how tasks are.
+_READS: Final = ("get", "list")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +34,7 @@ class Observed:
         samples: Memory under the load.
         before: The sandbox's books before.
         after: The sandbox's books after.
+        plain: The plain poller with as many tasks, if it was asked to.
     """
 
     stories: Collection[TaskStory]
@@ -44,6 +49,7 @@ class Observed:
     samples: Sequence[Sample]
     before: Books
     after: Books
+    plain: PlainObserved | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +99,23 @@ class ProcessFigures:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PlainFigures:
+    """The plain poller.
+
+    Args:
+        finished: Tasks that it saw end.
+        detection_seconds: From the end of a video to the moment at which it knew.
+        reads_per_task: Queries per finished task.
+        cpu_ms_per_task: CPU per finished task.
+    """
+
+    finished: int
+    detection_seconds: Spread | None
+    reads_per_task: float | None
+    cpu_ms_per_task: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
     """All of one run; README.md says what each means and how it is measured."""
 
@@ -111,10 +134,12 @@ class Figures:
     most_in_flight: int
     processes: Mapping[Role, ProcessFigures]
     calls_per_task: Mapping[str, float]
+    reads_per_task: float | None
     flow_runs: int
     paid_twice: int
     lost: int
     gaps: int
+    plain: PlainFigures | None
 
 
 def calculate(seen: Observed) -> Figures:
@@ -149,11 +174,28 @@ def calculate(seen: Observed) -> Figures:
         most_in_flight=peak.in_flight,
         processes=processes,
         calls_per_task=_calls_per_task(seen, len(finished)),
+        reads_per_task=_reads_per_task(seen.before, seen.after, len(finished)),
         flow_runs=len({run for story in seen.stories for run in story.flow_runs}),
         paid_twice=_paid_twice(seen),
         lost=len(seen.create_latencies) - len(finished),
         gaps=sum(story.gaps for story in seen.stories),
+        plain=_plain(seen.plain) if seen.plain else None,
     )
+
+
+def _plain(seen: PlainObserved) -> PlainFigures:
+    finished = len(seen.ended)
+    return PlainFigures(
+        finished=finished,
+        detection_seconds=Spread.of(at - seen.after.finished[external] for external, at in seen.ended.items()),
+        reads_per_task=_reads_per_task(seen.before, seen.after, finished),
+        cpu_ms_per_task=_per(seen.cpu * 1_000, finished),
+    )
+
+
+def _reads_per_task(before: Books, after: Books, finished: int) -> float | None:
+    reads = sum(after.calls.get(kind, 0) - before.calls.get(kind, 0) for kind in _READS)
+    return _per(reads, finished)
 
 
 def _peak(samples: Sequence[Sample]) -> Sample:

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.aims import Verdict
-from benchmarks.figures import Figures, Spread
+from benchmarks.figures import Figures, PlainFigures, Spread
 from benchmarks.meter import COUNTED
 from benchmarks.scenarios import Scenario
 
@@ -72,12 +72,24 @@ def _figures_table(scenario: Scenario, figures: Figures) -> Table:
         ("last task accepted after, s", _number(figures.last_accept_seconds, 2)),
         ("detection lag, s", _spread(figures.detection_seconds, "p50", "p95", "p99", "longest")),
         ("upstream calls per task", ", ".join(f"{kind} {n:.2f}" for kind, n in figures.calls_per_task.items())),
+        ("upstream reads per task", _number(figures.reads_per_task, 3)),
         ("Prefect flow runs", str(figures.flow_runs)),
         ("most tasks in flight", str(figures.most_in_flight)),
     )
-    for row in rows:
+    for row in (*rows, *_plain_rows(figures.plain)):
         table.add_row(*row)
     return table
+
+
+def _plain_rows(plain: PlainFigures | None) -> Sequence[tuple[str, str]]:
+    if plain is None:
+        return ()
+    return (
+        ("plain poller: tasks finished", str(plain.finished)),
+        ("plain poller: detection lag, s", _spread(plain.detection_seconds, "p50", "p95", "p99", "longest")),
+        ("plain poller: upstream reads per task", _number(plain.reads_per_task, 3)),
+        ("plain poller: CPU ms/task, its process only", _number(plain.cpu_ms_per_task, 1)),
+    )
 
 
 def _processes_table(figures: Figures) -> Table:

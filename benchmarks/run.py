@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import grpc
+import httpx
 
 from benchmarks.books import read_books
 from benchmarks.figures import Observed
 from benchmarks.load import Caller, drive, prepare
 from benchmarks.meter import Meter, since
-from benchmarks.scenarios import Scenario
+from benchmarks.plain import run_plain
+from benchmarks.scenarios import Callbacks, Scenario
 from benchmarks.stack import Stack, running
 from benchmarks.watching import Watcher
 from kling_flows.processes import new_event_loop
@@ -50,14 +53,16 @@ def run(scenario: Scenario, folder: Path) -> Observed:
             WatchEnded or grpc.aio.AioRpcError if the product did not do its part.
     """
     with running(scenario, folder) as stack, asyncio.Runner(loop_factory=new_event_loop) as runner:
-        return runner.run(_run(scenario, stack))
+        return runner.run(_run(scenario, stack, folder))
 
 
-async def _run(scenario: Scenario, stack: Stack) -> Observed:
+async def _run(scenario: Scenario, stack: Stack, folder: Path) -> Observed:
     async with asyncio.TaskGroup() as group:
         checking = group.create_task(_check_forever(stack))
         async with _channel(stack.front) as front, _channel(stack.empty) as empty:
             observed = await _measure(scenario, stack, VideoTaskServiceStub(front), VideoTaskServiceStub(empty))
+        if scenario.plain_poller:
+            observed = replace(observed, plain=await run_plain(scenario, stack, folder))
         checking.cancel()
     return observed
 
@@ -80,6 +85,8 @@ async def _measure(
     await _warm_up(front, empty, patience)
     product_caller, empty_caller = Caller(front, scenario.name), Caller(empty, scenario.name)
     await prepare(scenario, empty_caller)
+    if scenario.callbacks is Callbacks.LOST:
+        await _lose_callbacks(stack.sandbox)
     await asyncio.sleep(_SETTLE_SECONDS)
     meter = Meter()
     # Its own pauses are not the product's latency.
@@ -112,6 +119,12 @@ async def _measure(
         before=before,
         after=await read_books(stack.sandbox),
     )
+
+
+async def _lose_callbacks(sandbox: str) -> None:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        answer = await client.put(f"{sandbox}/sandbox/faults", json=[{"on": "callback", "fault": "lost"}])
+        answer.raise_for_status()
 
 
 async def _warm_up(front: VideoTaskServiceAsyncStub, empty: VideoTaskServiceAsyncStub, patience: float) -> None:

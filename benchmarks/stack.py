@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from benchmarks.scenarios import Scenario
+from benchmarks.scenarios import Callbacks, Scenario
 from kling_flows.cli.children import Child
 from kling_flows.processes import READY_VARIABLE
 
-_READY_SECONDS: Final = 90.0
+#: Seconds that a process gets to start.
+READY_SECONDS: Final = 90.0
 
 #: What a user has set for real work must not reach a benchmark.
 _USERS_OWN: Final = ("KLING_", "COMETAPI_", "PREFECT_")
@@ -28,12 +30,14 @@ class Stack:
         empty: Address of the empty handler.
         sandbox: URL of the sandbox.
         children: What was started.
+        environment: What they were started with, settings of the product apart.
     """
 
     front: str
     empty: str
     sandbox: str
     children: tuple[Child, ...]
+    environment: Mapping[str, str]
 
     def check(self) -> None:
         """Make sure that all of it runs.
@@ -52,7 +56,7 @@ def running(scenario: Scenario, folder: Path) -> Generator[Stack]:
     Raises:
         ChildFailed: a child did not get ready.
     """
-    environment = _environment(folder)
+    environment = clean_environment(folder)
     with ExitStack() as stack:
         port_file = folder / "sandbox.port"
         sandbox = stack.enter_context(
@@ -64,7 +68,7 @@ def running(scenario: Scenario, folder: Path) -> Generator[Stack]:
                 log=folder / "sandbox.log",
             )
         )
-        url = f"http://127.0.0.1:{sandbox.wait_for(port_file, _READY_SECONDS)}"
+        url = f"http://127.0.0.1:{sandbox.wait_for(port_file, READY_SECONDS)}"
         empty_ready = folder / "empty.address"
         empty = stack.enter_context(
             Child(
@@ -86,10 +90,11 @@ def running(scenario: Scenario, folder: Path) -> Generator[Stack]:
             )
         )
         yield Stack(
-            front=serve.wait_for(front_ready, _READY_SECONDS),
-            empty=empty.wait_for(empty_ready, _READY_SECONDS),
+            front=serve.wait_for(front_ready, READY_SECONDS),
+            empty=empty.wait_for(empty_ready, READY_SECONDS),
             sandbox=url,
             children=(sandbox, empty, serve),
+            environment=environment,
         )
 
 
@@ -108,13 +113,25 @@ def _settings(scenario: Scenario, folder: Path, sandbox: str) -> Mapping[str, st
         "KLING_FLOWS_STATE_DIR": str(folder / "state"),
         "KLING_FLOWS_LISTEN": "127.0.0.1:0",
         "KLING_FLOWS_PREFECT_LISTEN": "127.0.0.1:0",
+        "KLING_FLOWS_DIALECT": scenario.dialect,
     }
+    if scenario.callbacks is not Callbacks.OFF:
+        address = f"127.0.0.1:{_free_port()}"
+        settings |= {"KLING_FLOWS_HTTP_LISTEN": address, "KLING_FLOWS_CALLBACK_BASE_URL": f"http://{address}"}
     if scenario.poll_interval is not None:
         settings["KLING_FLOWS_POLL_INTERVAL"] = str(scenario.poll_interval)
     return settings
 
 
-def _environment(folder: Path) -> Mapping[str, str]:
+def _free_port() -> int:
+    # The address that the provider is told has to be known before the front is there to choose one.
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def clean_environment(folder: Path) -> Mapping[str, str]:
+    """This process's environment without a user's own settings."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(_USERS_OWN)}
     # An empty file in place of the user's own.
     config = folder / "config.toml"

@@ -12,6 +12,7 @@ from benchmarks.aims import is_dependable, judge
 from benchmarks.books import Books
 from benchmarks.figures import Figures, Observed, Spread, calculate, percentile
 from benchmarks.meter import Role, Sample
+from benchmarks.plain import PlainObserved
 from benchmarks.watching import TaskStory
 from kling_flows.v1.video_task_pb2 import Artifact, FlowRun, Upstream, VideoTask
 
@@ -118,8 +119,23 @@ def test_memory_is_read_at_the_last_moment_with_most_tasks_in_flight() -> None:
 def test_the_warm_up_counts_neither_as_calls_nor_as_charges() -> None:
     figures = calculate(_observed())
     assert figures.calls_per_task == {"create": 1.0, "list": 0.5}
+    assert figures.reads_per_task == 0.5
     assert figures.flow_runs == 1
     assert (figures.paid_twice, figures.lost, figures.gaps) == (0, 0, 0)
+
+
+def test_the_plain_poller_is_counted_from_where_the_product_ended() -> None:
+    observed = _observed()
+    assert calculate(observed).plain is None
+    calls = {"create": 8, "list": 4, "get": 9}
+    after = replace(observed.after, calls=calls, finished={"plain-0": BEGAN + 40, "plain-1": BEGAN + 41})
+    ended = {"plain-0": BEGAN + 41, "plain-1": BEGAN + 44}
+    plain = calculate(
+        replace(observed, plain=PlainObserved(ended=ended, cpu=0.1, before=observed.after, after=after))
+    ).plain
+    assert plain is not None
+    assert plain.detection_seconds == Spread(2, 1.0, 3.0, 3.0, 3.0)
+    assert (plain.finished, plain.reads_per_task, plain.cpu_ms_per_task) == (2, 4.5, 50.0)
 
 
 @pytest.mark.parametrize("charge", ["x1", "of no task"])
