@@ -2,6 +2,7 @@
 
 from kling_flows.ledger.batch import Creation, CreationRefused
 from kling_flows.ledger.callbacks import Delivery, DeliveryState, Hint, token_digest
+from kling_flows.ledger.figures import Figures, TenantSpending
 from kling_flows.ledger.ledger import CommitSignal, Ledger
 from kling_flows.ledger.operations import not_found
 from kling_flows.ledger.queries import TaskPlace, TimeBound, place_of
@@ -37,6 +38,7 @@ __all__ = [
     "DeliveryState",
     "ErrorRecord",
     "Event",
+    "Figures",
     "FlowRunRecord",
     "Hint",
     "LateVideo",
@@ -45,6 +47,7 @@ __all__ = [
     "QuoteRecord",
     "State",
     "TaskPlace",
+    "TenantSpending",
     "TimeBound",
     "UpstreamRecord",
     "VideoTask",

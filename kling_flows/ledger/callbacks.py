@@ -12,15 +12,13 @@ from enum import StrEnum
 from typing import TypeAlias
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, delete, func, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from kling_flows.errors import CallbackDeliveryNotFound
+from kling_flows.ledger.dialects import insert_into
 from kling_flows.ledger.records import VideoTask
 from kling_flows.ledger.schema import deliveries, events, hints, video_tasks
 
 _Row: TypeAlias = "Row[int, int, str, int, float, str, str]"
-
-_INSERTS = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +86,7 @@ def note_hint(conn: Connection, digest: str, webhook_id: str, *, urgent: bool) -
     if task_id is None:
         return False
     conn.execute(
-        _INSERTS[conn.dialect.name](hints).on_conflict_do_nothing(),
+        insert_into(conn.dialect.name, hints).on_conflict_do_nothing(),
         {"task_id": task_id, "webhook_id": webhook_id, "urgent": urgent, "receive_time": time.time()},
     )
     return True

@@ -76,9 +76,7 @@ def claim_one(conn: Connection, task_id: str, runner_id: str, *, account: str = 
         LeaseLost: another runner holds it, or peers have ended this one's lease.
     """
     row = conn.execute(
-        select(video_tasks.c.seq, video_tasks.c.document, video_tasks.c.runner_id)
-        .where(video_tasks.c.id == task_id)
-        .with_for_update()
+        select(video_tasks.c.seq, video_tasks.c.document, video_tasks.c.runner_id).where(video_tasks.c.id == task_id)
     ).first()
     if row is None:
         raise not_found(task_id)

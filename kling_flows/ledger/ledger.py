@@ -5,37 +5,30 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
-from pathlib import Path
+from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import IO, Self, TypeVar
 
-from sqlalchemy import Connection, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy import Connection
 
-from kling_flows.errors import BudgetExceeded, ConfigurationError, KlingFlowsError, VideoTaskExists
+from kling_flows.errors import BudgetExceeded, KlingFlowsError, VideoTaskExists
 from kling_flows.ledger import adoption, callbacks, claims, deadlines, operations
+from kling_flows.ledger.backend import Backend
 from kling_flows.ledger.batch import Creation, CreationRefused, create_all, create_each
 from kling_flows.ledger.callbacks import Delivery, DeliveryState, Hint
-from kling_flows.ledger.migrate import migrate
+from kling_flows.ledger.figures import Figures, read_figures
+from kling_flows.ledger.migrate import read_schema
+from kling_flows.ledger.opening import open_backend
 from kling_flows.ledger.operations import Change
 from kling_flows.ledger.queries import TaskPlace, TimeBound, select_tasks
 from kling_flows.ledger.records import Event, Lease, State, VideoTask
-from kling_flows.ledger.slots import holds_slot, learn_refusal
+from kling_flows.ledger.slots import Places, holds_slot, learn_refusal, read_places
 from kling_flows.ledger.spending import BudgetUse, read_budgets
-from kling_flows.ledger.sqlite import SqliteBackend, create_sqlite_engine
+from kling_flows.ledger.transfer import export_rows, import_rows
 from kling_flows.settings import Budget
+from kling_flows.telemetry.spans import span
 
 T = TypeVar("T")
-
-
-class Backend(Protocol):
-    """What a database has to do for the ledger; the operations are the same on each."""
-
-    def start(self, loop: asyncio.AbstractEventLoop, on_commit: Callable[[bool], None]) -> None: ...
-    async def write(self, operation: Callable[[Connection], Any]) -> Any: ...
-    async def read(self, operation: Callable[[Connection], Any]) -> Any: ...
-    async def close(self) -> None: ...
 
 
 class Ledger:
@@ -54,17 +47,33 @@ class Ledger:
 
     @classmethod
     async def open(cls, url: str) -> Self:
-        """Open the ledger at ``url`` (``sqlite:///…``), create it or bring it up to date if need be.
+        """Open the ledger at ``url`` (``sqlite:///…``, ``postgresql://…``), make it or bring it up to date if need be.
 
         Raises:
             ConfigurationError: the address is not one of ours, cannot be written, or is of a newer release.
+            LedgerUnavailable: it is locked by another process, its disk is full, or its server does not answer.
         """
-        path = _sqlite_path(url)
-        backend = await asyncio.to_thread(_prepare, path, url)
-        facts: dict[str, str] = await backend.read(operations.read_meta)
+        backend = await open_backend(url)
+        try:
+            facts: dict[str, str] = await backend.read(operations.read_meta)
+        except BaseException:
+            await backend.close()
+            raise
         ledger = cls(backend, facts)
         backend.start(asyncio.get_running_loop(), ledger._notify)
         return ledger
+
+    async def check(self) -> None:
+        """Do nothing if the ledger can be read, and written as far as that is known.
+
+        Writing is tried only after a write that failed: what is calm stays calm.
+
+        Raises:
+            LedgerUnavailable: it cannot.
+        """
+        await self.head()
+        if self._backend.write_failed:
+            await self.write_meta("written_again", datetime.now(UTC).isoformat())
 
     async def close(self) -> None:
         """Finish the writes that wait, then close."""
@@ -241,6 +250,14 @@ class Ledger:
         """See :func:`spending.read_budgets`."""
         return await self._read(lambda c: read_budgets(c, budgets, tenant))
 
+    async def read_figures(self) -> Figures:
+        """See :func:`figures.read_figures`."""
+        return await self._read(read_figures)
+
+    async def read_places(self, account: str, most: int | None) -> Places:
+        """See :func:`slots.read_places`."""
+        return await self._read(lambda c: read_places(c, account, most))
+
     async def learn_refusal(self, slot: str) -> int:
         """See :func:`slots.learn_refusal`."""
         return await self._write(lambda c: learn_refusal(c, slot))
@@ -275,6 +292,10 @@ class Ledger:
     async def write_meta(self, key: str, value: str) -> None:
         """See :func:`operations.write_meta`."""
         await self._write(lambda c: operations.write_meta(c, key, value))
+
+    async def move_meta(self, key: str, before: str | None, after: str) -> bool:
+        """See :func:`operations.move_meta`."""
+        return await self._write(lambda c: operations.move_meta(c, key, before, after))
 
     async def open_lease(self, lease: Lease) -> None:
         """See :func:`operations.open_lease`."""
@@ -393,8 +414,21 @@ class Ledger:
         """See :func:`callbacks.retry_delivery`."""
         return await self._write(lambda c: callbacks.retry_delivery(c, tenant, delivery_id))
 
+    async def read_schema(self) -> str:
+        """The revision of the schema, which is this release's."""
+        return await self._read(read_schema) or ""
+
+    async def export(self, target: IO[str], *, live: bool = False) -> dict[str, int]:
+        """See :func:`transfer.export_rows`."""
+        return await self._read(lambda c: export_rows(c, target, live=live))
+
+    async def import_(self, source: IO[str]) -> dict[str, int]:
+        """See :func:`transfer.import_rows`. Open the ledger anew afterwards: it has become another one."""
+        return await self._write(lambda c: import_rows(c, source))
+
     async def _write(self, operation: Callable[[Connection], T]) -> T:
-        return await self._backend.write(operation)
+        with span("ledger write"):
+            return await self._backend.write(operation)
 
     async def _read(self, operation: Callable[[Connection], T]) -> T:
         return await self._backend.read(operation)
@@ -414,32 +448,3 @@ class CommitSignal:
         except TimeoutError:
             return False
         return True
-
-
-def _sqlite_path(url: str) -> str:
-    try:
-        parsed = make_url(url)
-    except ArgumentError:
-        parsed = None
-    if parsed is None or parsed.get_backend_name() != "sqlite" or parsed.database in (None, "", ":memory:"):
-        raise ConfigurationError(
-            "KLING_FLOWS_LEDGER_URL",
-            "only sqlite:///<file> is supported by this release; for example sqlite:///ledger.db",
-        )
-    return parsed.database
-
-
-def _prepare(path: str, url: str) -> SqliteBackend:
-    try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        engine = create_sqlite_engine(path, writer=True)
-        try:
-            migrate(engine, shown_url=url)
-        finally:
-            engine.dispose()
-    except (OSError, DBAPIError) as error:
-        cause = error.orig if isinstance(error, DBAPIError) else error
-        raise ConfigurationError(
-            "KLING_FLOWS_STATE_DIR", f"the ledger {path} cannot be opened for writing ({cause}); name a folder that can"
-        ) from error
-    return SqliteBackend(path)

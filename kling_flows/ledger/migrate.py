@@ -27,20 +27,34 @@ def migrate(engine: Engine, *, shown_url: str) -> None:
         ConfigurationError: the ledger was written by a newer release.
     """
     with engine.begin() as connection:
-        current = _current(connection)
-        if current == HEAD:
-            return
-        if current is not None and current > HEAD:
-            raise ConfigurationError(
-                "KLING_FLOWS_STATE_DIR",
-                f"the ledger {shown_url} has schema {current}, which is newer than this release knows ({HEAD}); "
-                "install the release that wrote it, or name another state dir",
-            )
-        _upgrade(connection)
-        _give_identity(connection)
+        if not is_current(connection, shown_url=shown_url, setting="KLING_FLOWS_STATE_DIR"):
+            bring_up_to_date(connection)
 
 
-def _current(connection: Connection) -> str | None:
+def is_current(connection: Connection, *, shown_url: str, setting: str) -> bool:
+    """Whether nothing is to be done.
+
+    Raises:
+        ConfigurationError: the ledger was written by a newer release; ``setting`` is the one that names the ledger.
+    """
+    current = read_schema(connection)
+    if current is not None and current > HEAD:
+        raise ConfigurationError(
+            setting,
+            f"the ledger {shown_url} has schema {current}, which is newer than this release knows ({HEAD}); "
+            "install the release that wrote it, or name another ledger",
+        )
+    return current == HEAD
+
+
+def bring_up_to_date(connection: Connection) -> None:
+    """Upgrade to the newest schema and give a new ledger its identity; the caller keeps others from doing the same."""
+    _upgrade(connection)
+    _give_identity(connection)
+
+
+def read_schema(connection: Connection) -> str | None:
+    """The revision of the ledger's schema; None while it has none."""
     if not inspect(connection).has_table("alembic_version"):
         return None
     return connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()

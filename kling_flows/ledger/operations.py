@@ -12,10 +12,10 @@ from functools import cache
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from kling_flows.errors import LeaseLost, RequestIdReused, VideoTaskExists, VideoTaskFinal, VideoTaskNotFound
 from kling_flows.ledger import callbacks
+from kling_flows.ledger.dialects import insert_into, insert_without_gaps
 from kling_flows.ledger.records import TRANSITIONS, Event, Lease, State, VideoTask
 from kling_flows.ledger.schema import durations, events, labels, leases, meta, video_tasks
 from kling_flows.ledger.slots import SLOT_IF_BEGUN, holds_slot, slot_changes, slot_of
@@ -30,9 +30,6 @@ _NEWEST_WEIGHT = 0.2
 
 #: How much a longer sample draws up what counts as the shortest duration.
 _LOW_WEIGHT = 1 / 256
-
-#: The one statement that standard SQL has no words for.
-_INSERTS = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 #: Seconds before a task that became final is followed up: its interrupted step looks every second and has noticed then.
 NOTICE_SECONDS = 3.0
@@ -82,7 +79,7 @@ def create(
 
 @cache
 def _insert_or_nothing(dialect: str) -> Any:
-    return _INSERTS[dialect](video_tasks).on_conflict_do_nothing().returning(video_tasks.c.seq)
+    return insert_into(dialect, video_tasks).on_conflict_do_nothing().returning(video_tasks.c.seq)
 
 
 def _insert(
@@ -165,9 +162,7 @@ def advance(conn: Connection, task_id: str, change: Change, *, runner_id: str | 
         ValueError: the change asks for a state that cannot follow; a bug.
     """
     row = conn.execute(
-        select(video_tasks.c.seq, video_tasks.c.document, video_tasks.c.runner_id)
-        .where(video_tasks.c.id == task_id)
-        .with_for_update()
+        select(video_tasks.c.seq, video_tasks.c.document, video_tasks.c.runner_id).where(video_tasks.c.id == task_id)
     ).first()
     if row is None:
         raise not_found(task_id)
@@ -218,13 +213,18 @@ def advance(conn: Connection, task_id: str, change: Change, *, runner_id: str | 
     return after
 
 
+@cache
+def _insert_event(dialect: str) -> Any:
+    return insert_without_gaps(dialect, events.c.position)
+
+
 def _append(conn: Connection, seq: int, before: VideoTask | None, after: VideoTask, document: str) -> None:
     """Add the event to the log, and the call about it to the outbox if its caller wants one."""
     values = {"task_seq": seq, "revision": after.revision, "document": document}
     if not callbacks.concerns_caller(before, after):
-        conn.execute(insert(events), values)
+        conn.execute(_insert_event(conn.dialect.name), values)
         return
-    position = conn.execute(insert(events).returning(events.c.position), values).scalar_one()
+    position = conn.execute(_insert_event(conn.dialect.name).returning(events.c.position), values).scalar_one()
     callbacks.queue_delivery(conn, seq, position)
 
 
@@ -323,7 +323,7 @@ def count_waiting(conn: Connection) -> int:
 
 def learn_duration(conn: Connection, key: str, seconds: float) -> None:
     """Add how long a video took, in seconds, to what is known of its like."""
-    known = conn.execute(select(durations).where(durations.c.key == key).with_for_update()).first()
+    known = conn.execute(select(durations).where(durations.c.key == key)).first()
     if known is None:
         conn.execute(insert(durations), {"key": key, "samples": 1, "mean_seconds": seconds, "low_seconds": seconds})
         return
@@ -353,6 +353,15 @@ def write_meta(conn: Connection, key: str, value: str) -> None:
     """Remember a fact, or a newer one of that name."""
     conn.execute(delete(meta).where(meta.c.key == key))
     conn.execute(insert(meta), {"key": key, "value": value})
+
+
+def move_meta(conn: Connection, key: str, before: str | None, after: str) -> bool:
+    """Replace a fact if it is still what the caller has read; None: it was not there. Says whether it was."""
+    if before is None:
+        added = insert_into(conn.dialect.name, meta).on_conflict_do_nothing().values(key=key, value=after)
+        return conn.execute(added.returning(meta.c.key)).first() is not None
+    moved = update(meta).where(meta.c.key == key).where(meta.c.value == before).values(value=after)
+    return conn.execute(moved.returning(meta.c.key)).first() is not None
 
 
 def held_by(conn: Connection, runner_id: str) -> set[str]:

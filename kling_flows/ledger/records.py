@@ -155,6 +155,8 @@ class VideoTask(_Record):
     on_deadline: LateVideo = LateVideo.KEEP_VIDEO
     #: It is final, yet its upstream task is still followed and the video will be archived.
     video_pending: bool = False
+    #: Where its create stands in the caller's trace, as a W3C ``traceparent``; empty if it stands in none.
+    traceparent: str = ""
 
     @property
     def active(self) -> bool:

@@ -14,9 +14,9 @@ from functools import cache, lru_cache
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, bindparam, func, literal, select, union_all
-from sqlalchemy.dialects import postgresql, sqlite
 
 from kling_flows.errors import BudgetExceeded
+from kling_flows.ledger.dialects import insert_into
 from kling_flows.ledger.records import State, UpstreamRecord, VideoTask
 from kling_flows.ledger.schema import spending
 from kling_flows.settings import Budget
@@ -181,7 +181,7 @@ def _add(conn: Connection, place: tuple[str, str, str], amounts: Charge) -> None
 
 @cache
 def _upsert(dialect: str) -> Any:
-    into = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[dialect](spending)
+    into = insert_into(dialect, spending)
     return into.on_conflict_do_update(
         index_elements=[spending.c.tenant, spending.c.account, spending.c.day],
         set_={name: spending.c[name] + into.excluded[name] for name in Charge._fields},

@@ -8,14 +8,16 @@ import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, Final, cast
+from pathlib import Path
+from typing import Any, Final, Self, cast
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
-from kling_flows.errors import LedgerUnavailable
+from kling_flows.errors import ConfigurationError, LedgerUnavailable
+from kling_flows.ledger.backend import GROUP_LIMIT, Job, Operation, answer, call
+from kling_flows.ledger.migrate import migrate
 
 #: Seconds that a statement waits for another process's write.
 BUSY_SECONDS: Final = 5.0
@@ -23,21 +25,11 @@ BUSY_SECONDS: Final = 5.0
 #: Seconds between two looks at whether another connection has committed; one look costs a few microseconds.
 WATCH_SECONDS: Final = 0.04
 
-#: Most operations in one transaction.
-GROUP_LIMIT: Final = 256
+#: Primary result codes of what passes by itself or by somebody's making room: locked by another process, the disk full
+#: or failing.
+_PASSING: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR})
 
 _READERS: Final = 2
-
-Operation = Callable[[Connection], Any]
-
-
-@dataclass(slots=True)
-class _Job:
-    operation: Operation
-    loop: asyncio.AbstractEventLoop
-    future: asyncio.Future[Any]
-    result: Any = None
-    error: BaseException | None = None
 
 
 def create_sqlite_engine(path: str, *, writer: bool) -> Engine:
@@ -77,16 +69,29 @@ class SqliteBackend:
         self._path = path
         self._writer = create_sqlite_engine(path, writer=True)
         self._reader = create_sqlite_engine(path, writer=False)
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="ledger-read")
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._on_commit: Callable[[bool], None] = lambda _foreign: None
         self._writing = threading.Lock()
+        #: Whether the file could not be written when that was last tried.
+        self.write_failed = False
+
+    @classmethod
+    async def open(cls, path: str, *, shown_url: str) -> Self:
+        """Open the file, make it if need be, and bring its schema up to date.
+
+        Raises:
+            ConfigurationError: it cannot be written, or is of a newer release.
+            LedgerUnavailable: it is locked by another process, or its disk is full.
+        """
+        await asyncio.to_thread(_prepare, path, shown_url)
+        return cls(path)
 
     def start(self, loop: asyncio.AbstractEventLoop, on_commit: Callable[[bool], None]) -> None:
         """Start the threads; ``on_commit`` is called on ``loop`` after commits: true for others', false for ours."""
-        self._on_commit = lambda foreign: _call(loop, on_commit, foreign)
+        self._on_commit = lambda foreign: call(loop, on_commit, foreign)
         for name, target in (("ledger-write", self._write_forever), ("ledger-watch", self._watch_forever)):
             thread = threading.Thread(target=target, name=name, daemon=True)
             thread.start()
@@ -102,13 +107,18 @@ class SqliteBackend:
         """
         if self._stop.is_set():
             raise LedgerUnavailable("the ledger is closed here; nothing was written")
-        loop = asyncio.get_running_loop()
-        job = _Job(operation, loop, loop.create_future())
+        job = Job.of(operation)
         self._jobs.put(job)
         return await job.future
 
     async def read(self, operation: Operation) -> Any:
-        """Run ``operation`` on a read-only snapshot."""
+        """Run ``operation`` on a read-only snapshot.
+
+        Raises:
+            LedgerUnavailable: the file could not be read, or the ledger is closed.
+        """
+        if self._stop.is_set():
+            raise LedgerUnavailable("the ledger is closed here; nothing was read")
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, operation)
 
     async def close(self) -> None:
@@ -126,7 +136,7 @@ class SqliteBackend:
             with self._reader.begin() as connection:
                 return operation(connection)
         except DBAPIError as error:
-            raise _unavailable(error) from error
+            raise unavailable(error) from error
 
     def _write_forever(self) -> None:
         while (job := self._jobs.get()) is not None:
@@ -145,37 +155,39 @@ class SqliteBackend:
             if stopping:
                 return
 
-    def _commit(self, group: Sequence[_Job]) -> None:
+    def _commit(self, group: Sequence[Job]) -> None:
         with self._writing:
             self._run(group)
-        # One wake-up per loop, not one per write.
-        for loop in {job.loop for job in group}:
-            _call(loop, _resolve, [job for job in group if job.loop is loop])
+        answer(group)
         self._on_commit(False)
 
-    def _run(self, group: Sequence[_Job]) -> None:
+    def _run(self, group: Sequence[Job]) -> None:
         begun = False
         try:
             with self._writer.begin() as connection:
                 begun = True
                 for job in group:
                     job.result = job.operation(connection)
+            self.write_failed = False
         except BaseException as error:
             if isinstance(error, DBAPIError) and not begun:
                 # The file itself cannot be written: alone, each would wait as long again, one after the other.
+                self.write_failed = True
                 for job in group:
-                    job.error = _unavailable(error)
+                    job.error = unavailable(error)
             else:
                 # One of them failed and took the others' work with it: each again, alone.
                 for job in group:
                     self._commit_alone(job)
 
-    def _commit_alone(self, job: _Job) -> None:
+    def _commit_alone(self, job: Job) -> None:
         try:
             with self._writer.begin() as connection:
                 job.result = job.operation(connection)
+            self.write_failed = False
         except DBAPIError as error:
-            job.error = _unavailable(error)
+            self.write_failed = is_passing(error)
+            job.error = unavailable(error)
         except BaseException as error:
             job.error = error
 
@@ -184,7 +196,7 @@ class SqliteBackend:
         seen = None
         while not self._stop.wait(WATCH_SECONDS):
             # A connection does not see its own commits in this number: asked of the writer, it tells of others' only.
-            if not self._writing.acquire(blocking=False):
+            if not self._writing.acquire(timeout=WATCH_SECONDS):
                 continue
             try:
                 version = self._foreign_version()
@@ -209,26 +221,33 @@ def _data_version(connection: sqlite3.Connection) -> int:
     return connection.execute("PRAGMA data_version").fetchone()[0]
 
 
-def _resolve(jobs: Sequence[_Job]) -> None:
-    for job in jobs:
-        if job.future.done():
-            continue
-        if job.error is not None:
-            job.future.set_exception(job.error)
-        else:
-            job.future.set_result(job.result)
+def is_passing(error: DBAPIError) -> bool:
+    """Whether the file may be usable again later although nobody changes a setting."""
+    code = getattr(error.orig, "sqlite_errorcode", None)
+    # The upper bits only say more of the same.
+    return isinstance(code, int) and code & 0xFF in _PASSING
 
 
-def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *args: object) -> None:
-    try:
-        loop.call_soon_threadsafe(function, *args)
-    except RuntimeError:
-        # The loop was closed while a write was on its way; the write itself is durable.
-        return
-
-
-def _unavailable(error: DBAPIError) -> LedgerUnavailable:
+def unavailable(error: DBAPIError) -> LedgerUnavailable:
+    """What callers are told of a database that cannot be used."""
     return LedgerUnavailable(
         f"the ledger cannot be used at the moment ({error.orig}); nothing was lost, try again",
         metadata={"cause": type(error.orig).__name__},
     )
+
+
+def _prepare(path: str, shown_url: str) -> None:
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        engine = create_sqlite_engine(path, writer=True)
+        try:
+            migrate(engine, shown_url=shown_url)
+        finally:
+            engine.dispose()
+    except (OSError, DBAPIError) as error:
+        if isinstance(error, DBAPIError) and is_passing(error):
+            raise unavailable(error) from error
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        raise ConfigurationError(
+            "KLING_FLOWS_STATE_DIR", f"the ledger {path} cannot be opened for writing ({cause}); name a folder that can"
+        ) from error

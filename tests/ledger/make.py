@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from kling_flows.engine.leases import this_machine
 from kling_flows.ledger import Lease, State, UpstreamRecord, VideoTask
 from kling_flows.upstream import TextToVideoRequest
 
@@ -40,7 +41,15 @@ def upstream(name: str, **fields: Any) -> UpstreamRecord:
 
 
 def lease(runner_id: str, **fields: Any) -> Lease:
-    return Lease(**{"runner_id": runner_id, "beat": 0, "host": "host/1", "lock_file": "/nowhere/lock", **fields})
+    return Lease(
+        **{
+            "runner_id": runner_id,
+            "beat": 0,
+            "host": f"host/1/{this_machine()}",
+            "lock_file": "/nowhere/lock",
+            **fields,
+        }
+    )
 
 
 def to(state: State, **fields: Any) -> Any:

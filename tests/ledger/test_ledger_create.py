@@ -1,23 +1,23 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
-from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from kling_flows.errors import RequestIdReused, VideoTaskExists, VideoTaskNotFound
 from kling_flows.ledger import Ledger, State, place_of
 from kling_flows.ledger.operations import REQUEST_ID_SECONDS
+from kling_flows.ledger.schema import video_tasks
 
 from .conftest import OpenLedger
 from .make import task, to
 
 
-def _make_older(path: Path, task_id: str, seconds: float) -> None:
-    with sqlite3.connect(path) as connection:
-        connection.execute("UPDATE video_tasks SET create_time = create_time - ? WHERE id = ?", (seconds, task_id))
-    connection.close()
+async def _make_older(ledger: Ledger, task_id: str, seconds: float) -> None:
+    earlier = update(video_tasks).where(video_tasks.c.id == task_id)
+    earlier = earlier.values(create_time=video_tasks.c.create_time - seconds)
+    await ledger._write(lambda c: c.execute(earlier).rowcount)
 
 
 async def test_a_created_task_can_be_read_at_once(ledger: Ledger, open_ledger: OpenLedger) -> None:
@@ -56,12 +56,12 @@ async def test_concurrent_repetitions_create_one_task(ledger: Ledger, open_ledge
     assert await ledger.head() == 1
 
 
-async def test_a_request_id_of_yesterday_makes_a_new_task(ledger: Ledger, path: Path) -> None:
+async def test_a_request_id_of_yesterday_makes_a_new_task(ledger: Ledger) -> None:
     await ledger.create(task("t-1"), request_id="r", request_digest="one")
-    _make_older(path, "t-1", REQUEST_ID_SECONDS - 60)
+    await _make_older(ledger, "t-1", REQUEST_ID_SECONDS - 60)
     with pytest.raises(RequestIdReused):
         await ledger.create(task("t-2"), request_id="r", request_digest="another")
-    _make_older(path, "t-1", 120)
+    await _make_older(ledger, "t-1", 120)
     assert (await ledger.create(task("t-2"), request_id="r", request_digest="another")).id == "t-2"
     assert (await ledger.create(task("t-3"), request_id="r", request_digest="another")).id == "t-2"
     assert (await ledger.get("t-1")).id == "t-1"

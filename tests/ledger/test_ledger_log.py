@@ -64,10 +64,10 @@ async def test_events_of_many_writers_are_in_one_order(ledger: Ledger, open_ledg
     assert (await ledger.get("shared")).revision == 101
 
 
-async def test_two_processes_share_a_ledger_from_its_first_moment(path: Path) -> None:
+async def test_two_processes_share_a_ledger_from_its_first_moment(fresh_url: str) -> None:
     children = [
         await asyncio.create_subprocess_exec(
-            sys.executable, "-W", "error", "-c", WRITER, url_of(path), name, cwd=ROOT, stdin=asyncio.subprocess.PIPE
+            sys.executable, "-W", "error", "-c", WRITER, fresh_url, name, cwd=ROOT, stdin=asyncio.subprocess.PIPE
         )
         for name in ("a", "b")
     ]
@@ -77,7 +77,7 @@ async def test_two_processes_share_a_ledger_from_its_first_moment(path: Path) ->
     for child in children:
         await child.communicate()
         assert child.returncode == 0
-    async with await Ledger.open(url_of(path)) as ledger:
+    async with await Ledger.open(fresh_url) as ledger:
         log = await _log(ledger)
     assert len(log) == 240
     _assert_whole(log)
@@ -120,7 +120,8 @@ class _Held:
 async def test_writes_that_wait_share_one_commit(ledger: Ledger) -> None:
     commits: list[object] = []
     async with _Held(ledger):
-        event.listen(ledger._backend._writer, "commit", commits.append)  # type: ignore[attr-defined]
+        writer = ledger._backend._writer  # type: ignore[attr-defined]
+        event.listen(getattr(writer, "sync_engine", writer), "commit", commits.append)
         creating = [asyncio.create_task(ledger.create(task(f"t-{n}"))) for n in range(50)]
     await asyncio.gather(*creating)
     # The one that was held back, and one for all that waited.
@@ -177,7 +178,7 @@ async def test_a_signal_waits_in_vain_while_nobody_commits(ledger: Ledger) -> No
 
 
 async def test_commits_are_seen_again_after_the_file_could_not_be_read(
-    ledger: Ledger, open_ledger: OpenLedger, monkeypatch: pytest.MonkeyPatch
+    path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failed = threading.Event()
 
@@ -185,25 +186,25 @@ async def test_commits_are_seen_again_after_the_file_could_not_be_read(
         failed.set()
         raise sqlite3.OperationalError("disk I/O error")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(sqlite, "_data_version", fail)
-        assert await asyncio.to_thread(failed.wait, 20)
-    other = await open_ledger()
-    signal = ledger.changes()
-    await other.create(task("t"))
-    assert await signal.wait(20)
+    async with await Ledger.open(url_of(path)) as ledger, await Ledger.open(url_of(path)) as other:
+        with monkeypatch.context() as patch:
+            patch.setattr(sqlite, "_data_version", fail)
+            assert await asyncio.to_thread(failed.wait, 20)
+        signal = ledger.changes()
+        await other.create(task("t"))
+        assert await signal.wait(20)
 
 
-async def test_writes_are_finished_before_a_ledger_closes(path: Path) -> None:
-    ledger = await Ledger.open(url_of(path))
+async def test_writes_are_finished_before_a_ledger_closes(url: str) -> None:
+    ledger = await Ledger.open(url)
     creating = [asyncio.create_task(ledger.create(task(f"t-{n}"))) for n in range(20)]
     await asyncio.sleep(0)
     await ledger.close()
     assert len(await asyncio.gather(*creating)) == 20
 
 
-async def test_a_closed_ledger_takes_no_write(path: Path) -> None:
-    ledger = await Ledger.open(url_of(path))
+async def test_a_closed_ledger_takes_no_write(url: str) -> None:
+    ledger = await Ledger.open(url)
     await ledger.close()
     with pytest.raises(LedgerUnavailable):
         async with asyncio.timeout(5):

@@ -57,10 +57,10 @@ def test_the_newest_script_is_the_one_that_is_named() -> None:
     assert numbers == sorted(numbers, reverse=True)
 
 
-async def test_a_ledger_keeps_its_identity(path: Path) -> None:
-    async with await Ledger.open(url_of(path)) as ledger:
+async def test_a_ledger_keeps_its_identity(fresh_url: str, path: Path) -> None:
+    async with await Ledger.open(fresh_url) as ledger:
         first = (ledger.ledger_id, ledger.token_key)
-    async with await Ledger.open(url_of(path)) as ledger:
+    async with await Ledger.open(fresh_url) as ledger:
         assert (ledger.ledger_id, ledger.token_key) == first
     async with await Ledger.open(url_of(path.with_name("other.db"))) as ledger:
         assert ledger.ledger_id != first[0]
@@ -88,8 +88,8 @@ async def test_a_first_opening_that_failed_half_way_is_made_up_for(path: Path, m
     await _make(path)
 
 
-async def test_many_may_open_a_fresh_ledger_at_once(path: Path) -> None:
-    ledgers = await asyncio.gather(*(Ledger.open(url_of(path)) for _ in range(8)))
+async def test_many_may_open_a_fresh_ledger_at_once(fresh_url: str) -> None:
+    ledgers = await asyncio.gather(*(Ledger.open(fresh_url) for _ in range(8)))
     assert len({ledger.ledger_id for ledger in ledgers}) == 1
     for ledger in ledgers:
         await ledger.close()
@@ -111,7 +111,7 @@ async def test_a_place_that_cannot_be_a_ledger_is_a_matter_of_configuration(tmp_
 
 
 @pytest.mark.parametrize(
-    "url", ["postgresql://host/db", "sqlite://", "sqlite:///:memory:", "ledger.db", "", "sqlite:///"]
+    "url", ["mysql://host/db", "postgresql://", "sqlite://", "sqlite:///:memory:", "ledger.db", "", "sqlite:///"]
 )
 async def test_other_addresses_are_refused(url: str) -> None:
     with pytest.raises(ConfigurationError) as caught:

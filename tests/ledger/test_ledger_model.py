@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,21 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from kling_flows.errors import LeaseLost, VideoTaskFinal
 from kling_flows.ledger import ACTIVE_STATES, TRANSITIONS, Ledger, State
 
+from .conftest import database_of
 from .make import lease, task, to, url_of
+from .postgres_server import PostgresServer
 
 RUNNERS = st.sampled_from(["r1", "r2"])
 
@@ -40,10 +50,13 @@ class LedgerMachine(RuleBasedStateMachine):
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
         self.loop = asyncio.Runner()
-        self.ledger: Ledger = self.run(Ledger.open(url_of(Path(self.folder.name) / "ledger.db")))
+        self.ledger: Ledger = self.run(Ledger.open(self.address()))
         self.known: dict[str, Known] = {}
         self.leases: set[str] = set()
         self.events = 0
+
+    def address(self) -> str:
+        return url_of(Path(self.folder.name) / "ledger.db")
 
     def run(self, work: Any) -> Any:
         return self.loop.run(work)
@@ -137,3 +150,18 @@ TestLedgerModel = LedgerMachine.TestCase
 TestLedgerModel.settings = settings(
     max_examples=20, stateful_step_count=25, deadline=None, database=None, suppress_health_check=list(HealthCheck)
 )
+
+
+def test_the_ledger_on_postgresql_is_as_the_model(postgres: PostgresServer) -> None:
+    class OnPostgres(LedgerMachine):
+        def address(self) -> str:
+            self.databases = AsyncExitStack()
+            return postgres.url(self.run(self.databases.enter_async_context(database_of(postgres))))
+
+        def teardown(self) -> None:
+            self.run(self.ledger.close())
+            self.run(self.databases.aclose())
+            self.loop.close()
+            self.folder.cleanup()
+
+    run_state_machine_as_test(OnPostgres, settings=settings(TestLedgerModel.settings, max_examples=5))

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
-import sqlite3
-from pathlib import Path
+import json
 
 import pytest
+from sqlalchemy import update
 
 from kling_flows.errors import VideoTaskFinal, VideoTaskNotFound
 from kling_flows.ledger import ACTIVE_STATES, FINAL_STATES, TRANSITIONS, Ledger, State
+from kling_flows.ledger.schema import video_tasks
 
 from .make import lease, task, to, upstream
 
@@ -104,9 +105,8 @@ async def test_an_unknown_task_cannot_be_advanced(ledger: Ledger) -> None:
         await ledger.advance("nobody", to(State.FAILED))
 
 
-async def test_fields_of_a_later_release_are_passed_over(ledger: Ledger, path: Path) -> None:
+async def test_fields_of_a_later_release_are_passed_over(ledger: Ledger) -> None:
     created = await ledger.create(task("t"))
-    with sqlite3.connect(path) as connection:
-        connection.execute("UPDATE video_tasks SET document = json_set(document, '$.later', 1)")
-    connection.close()
+    later = {**json.loads(created.model_dump_json(exclude_defaults=True)), "later": 1}
+    await ledger._write(lambda c: c.execute(update(video_tasks).values(document=json.dumps(later))).rowcount)
     assert await ledger.get("t") == created

@@ -80,3 +80,37 @@ async def test_a_write_that_failed_half_way_has_written_nothing(ledger: Ledger, 
     connection.commit()
     connection.close()
     assert (await ledger.advance("t", to(State.SUBMITTING))).revision == 2
+
+
+async def test_a_check_finds_out_that_nothing_can_be_written_and_that_it_can_again(ledger: Ledger, path: Path) -> None:
+    await ledger.check()
+    with _locked(path):
+        # Nothing is written for the sake of a check alone.
+        await ledger.check()
+        with pytest.raises(LedgerUnavailable):
+            await ledger.create(task("t"))
+        with pytest.raises(LedgerUnavailable):
+            await ledger.check()
+    await ledger.check()
+    await ledger.check()
+
+
+async def test_a_bug_in_a_write_says_nothing_of_the_ledger(ledger: Ledger) -> None:
+    with pytest.raises(ZeroDivisionError):
+        await ledger.advance((await ledger.create(task("t"))).id, lambda before: 1 // 0)  # type: ignore[return-value]
+    await ledger.check()
+    assert "written_again" not in await ledger.read_meta()
+
+
+async def test_a_ledger_that_is_locked_when_it_is_opened_is_no_matter_of_settings(ledger: Ledger, path: Path) -> None:
+    with _locked(path), pytest.raises(LedgerUnavailable):
+        await Ledger.open(url_of(path))
+
+
+async def test_a_closed_ledger_is_unavailable_for_those_who_come_late(path: Path) -> None:
+    async with await Ledger.open(url_of(path)) as ledger:
+        await ledger.create(task("t"))
+    with pytest.raises(LedgerUnavailable):
+        await ledger.get("t")
+    with pytest.raises(LedgerUnavailable):
+        await ledger.advance("t", to(State.SUBMITTING))
