@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import errno
+import io
+import os
+import sys
+
 import pytest
 import structlog
 
@@ -22,3 +27,14 @@ def test_a_traceback_never_shows_local_variables(capsys: pytest.CaptureFixture[s
     shown = capsys.readouterr().err
     assert "RuntimeError" in shown
     assert "very-secret" not in shown
+
+
+class _FullDisk(io.TextIOBase):
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_log_that_cannot_be_written_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", _FullDisk())
+    configure_logging()
+    structlog.get_logger().warning("nobody reads this")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from grpc_server.listen import is_loopback
 from kling_flows.errors import ConfigurationError
-from kling_flows.settings import split_address
+from kling_flows.settings import is_loopback, split_address
 
 SETTING: Final = "KLING_FLOWS_HTTP_LISTEN"
 

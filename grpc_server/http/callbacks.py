@@ -17,6 +17,7 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from grpc_server.http.caller import read_body
 from kling_flows.engine.signatures import webhook_of
 from kling_flows.errors import LedgerUnavailable
 from kling_flows.ledger import Ledger, token_digest
@@ -65,7 +66,7 @@ class CallbackReceiver:
             if not await self._ledger.is_expected(digest):
                 return Response(status_code=404)
             async with asyncio.timeout(_BODY_SECONDS):
-                body = await _read(request)
+                body = await read_body(request, MOST_BYTES)
             if body is None:
                 return Response(status_code=413)
             if self._webhooks and not _signed(self._webhooks, body, request):
@@ -83,16 +84,6 @@ class CallbackReceiver:
         except LedgerUnavailable as error:
             log.warning("a callback cannot be written", error=error.message)
             return Response(status_code=503, headers={"retry-after": "5"})
-
-
-async def _read(request: Request) -> bytes | None:
-    """The body; None if it is too long."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MOST_BYTES:
-            return None
-    return bytes(body)
 
 
 def _signed(webhooks: Sequence[Webhook], body: bytes, request: Request) -> bool:

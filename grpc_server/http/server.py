@@ -12,10 +12,11 @@ import structlog
 import uvicorn
 from pydantic import SecretStr
 from starlette.applications import Starlette
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from grpc_server.http.address import SETTING, http_address
 from grpc_server.http.callbacks import CallbackReceiver
+from grpc_server.http.metrics import METRICS_PATH, MetricsEndpoint
 from kling_flows.engine.signatures import CALLBACKS_PATH
 from kling_flows.errors import ConfigurationError
 from kling_flows.ledger import Ledger
@@ -42,15 +43,27 @@ class HttpSide:
         self.address = address
 
     @classmethod
-    async def start(cls, listen: str, callback_secrets: Sequence[SecretStr], ledger: Ledger) -> Self:
-        """Listen on ``host:port`` and take the callbacks of the ledger's tasks.
+    async def start(
+        cls,
+        listen: str,
+        callback_secrets: Sequence[SecretStr],
+        ledger: Ledger,
+        metrics: MetricsEndpoint | None = None,
+        more: Sequence[BaseRoute] = (),
+    ) -> Self:
+        """Listen on ``host:port``, take the callbacks of the ledger's tasks, and answer scrapes if there are metrics.
+
+        ``more`` is served beside them.
 
         Raises:
             ConfigurationError: the address cannot be listened on, or a callback secret is none.
         """
         host, port = http_address(listen)
         receiver = CallbackReceiver(ledger, callback_secrets)
-        app = Starlette(routes=[Route(CALLBACKS_PATH + "/{provider}/{token}", receiver.receive, methods=["POST"])])
+        routes: list[BaseRoute] = [Route(CALLBACKS_PATH + "/{provider}/{token}", receiver.receive, methods=["POST"])]
+        if metrics is not None:
+            routes.append(Route(METRICS_PATH, metrics.scrape, methods=["GET"]))
+        app = Starlette(routes=[*routes, *more])
         listener = _listen(host, port)
         server = _Server(
             uvicorn.Config(
@@ -69,7 +82,7 @@ class HttpSide:
         )
         serving = asyncio.create_task(server.serve([listener]), name="http")
         address = _shown(listener)
-        log.info("callbacks are taken", address=address)
+        log.info("http is served", address=address)
         return cls(server, serving, address)
 
     async def stop(self) -> None:
