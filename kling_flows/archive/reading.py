@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from typing import Final, Self
 
 import obstore
 from obstore.exceptions import BaseError
-from obstore.store import LocalStore, ObjectStore, from_url
+from obstore.store import LocalStore, ObjectStore
 
-from kling_flows.archive.store import folder_of
+from kling_flows.archive.store import folder_of, open_store
 from kling_flows.errors import ArchiveError, VideoNotArchived
 
 #: Bytes that one read takes from the storage; all that a reader holds.
@@ -37,15 +37,15 @@ class ArchiveReader:
         self._base_uri = base_uri.rstrip("/")
 
     @classmethod
-    def open(cls, address: str) -> Self:
-        """The archive at an address as `VideoArchive.open` takes it; creates nothing and writes nothing.
+    def open(cls, address: str, config: Mapping[str, str] | None = None) -> Self:
+        """The archive at an address, with options, as `VideoArchive.open` takes them; creates and writes nothing.
 
         Raises:
             ArchiveError: the address is malformed, or there is no such folder here.
         """
         try:
             if "://" in address and not address.startswith("file://"):
-                return cls(from_url(address), address)
+                return cls(open_store(address, config), address)
             folder = folder_of(address)
             return cls(LocalStore(folder), folder.absolute().as_uri())
         except (BaseError, OSError, ValueError) as error:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, cast
 from urllib.parse import unquote, urlsplit
 
 import httpx
@@ -27,6 +27,9 @@ from kling_flows.archive.download import Download, download_client
 from kling_flows.archive.folder import make_durable, remove_leftovers
 from kling_flows.errors import ArchiveError, ConfigurationError
 from kling_flows.outbound import PUBLIC_ONLY, AddressPolicy
+
+if TYPE_CHECKING:
+    from obstore import ReadableFile
 
 _MANIFEST_SCHEMA: Final = 1
 
@@ -83,7 +86,14 @@ class VideoArchive:
         self._clients: dict[AddressPolicy, httpx.AsyncClient] = {policy: download_client(policy)}
 
     @classmethod
-    def open(cls, address: str, *, policy: AddressPolicy = PUBLIC_ONLY, namespace: str = "") -> Self:
+    def open(
+        cls,
+        address: str,
+        *,
+        policy: AddressPolicy = PUBLIC_ONLY,
+        namespace: str = "",
+        config: Mapping[str, str] | None = None,
+    ) -> Self:
         """The archive at a folder or a URL that obstore knows (``s3://``, ``gs://``, ``az://``, ``file://``).
 
         Args:
@@ -91,6 +101,7 @@ class VideoArchive:
             policy: Where videos may be fetched from, unless a download says otherwise; public addresses over https by
                 default.
             namespace: See the class.
+            config: Options of object storage by obstore's names, for example credentials; a folder has none.
 
         Raises:
             ConfigurationError: the address is malformed or nothing can be written there.
@@ -100,7 +111,7 @@ class VideoArchive:
             _checked(namespace)
         try:
             if "://" in address and not address.startswith("file://"):
-                return cls(from_url(address), address, policy=policy, namespace=namespace)
+                return cls(open_store(address, config), address, policy=policy, namespace=namespace)
             folder = folder_of(address)
             folder.mkdir(parents=True, exist_ok=True)
             uri = folder.absolute().as_uri()
@@ -210,6 +221,36 @@ class VideoArchive:
             raise ArchiveError(f"the archive cannot be read ({error}); it is tried again") from error
         return stored if head["size"] == stored.size_bytes else None
 
+    def open_file(self, uri: str) -> ReadableFile:
+        """A file of this archive by its address, opened for reading; blocks, and so does reading.
+
+        Raises:
+            ArchiveError: the address lies elsewhere, or nothing can be read there.
+        """
+        path = uri.removeprefix(f"{self._base_uri}/")
+        try:
+            if path != uri:
+                return obstore.open_reader(self._store, path)
+        except (BaseError, OSError) as error:
+            raise ArchiveError(f"the archive cannot be read at {path} ({type(error).__name__})") from error
+        raise ArchiveError(f"{uri} lies outside of this archive")
+
+    async def remove(self, task_id: str, created: datetime) -> None:
+        """Delete a task's video and its manifest; what is gone already stays so.
+
+        Raises:
+            ArchiveError: the storage refuses.
+        """
+        path = self._path(task_id, created)
+        # The manifest last: while it is there, somebody can tell what is left.
+        for name in (f"{path}.mp4", f"{path}.json"):
+            try:
+                await obstore.delete_async(self._store, name)
+            except FileNotFoundError:
+                continue
+            except (BaseError, OSError) as error:
+                raise _refusal(name, error) from error
+
     def _probe(self) -> None:
         name = f".kling-flows-{secrets.token_hex(4)}"
         obstore.put(self._store, name, b"")
@@ -249,6 +290,15 @@ def _checked(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise ValueError(f"{name[:64]!r} does not name a video or a ledger: letters, digits, - and _ only")
     return name
+
+
+def open_store(address: str, config: Mapping[str, str] | None = None) -> ObjectStore:
+    """Object storage by its URL, with options by obstore's names.
+
+    Raises:
+        BaseError, ValueError: the URL or an option is not one that obstore knows.
+    """
+    return from_url(address, config=cast("Any", dict(config))) if config else from_url(address)
 
 
 def folder_of(address: str) -> Path:

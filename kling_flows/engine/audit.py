@@ -17,7 +17,7 @@ from enum import StrEnum
 from typing import Final
 
 from kling_flows.engine.cancel import keeps_video, sent
-from kling_flows.engine.identity import TASK_ID
+from kling_flows.engine.identity import LEDGER_TASK_ID, ledger_task_id, public_task_id
 from kling_flows.engine.resolve import adopted, wanted_late
 from kling_flows.errors import ConfigurationError, VideoTaskNotFound
 from kling_flows.ledger import Ledger, State, UpstreamRecord, VideoTask
@@ -207,7 +207,7 @@ def _may_be_on_its_way(upstream: UpstreamTask) -> bool:
 def _our_task_id(ledger: Ledger, upstream: UpstreamTask) -> str | None:
     """Which of this ledger's tasks it says that it is; None if it is none of ours."""
     mark = _OURS.fullmatch(upstream.external_task_id or "")
-    if mark is None or mark["ledger"] != ledger.ledger_id or not TASK_ID.fullmatch(mark["task"]):
+    if mark is None or mark["ledger"] != ledger.ledger_id or not LEDGER_TASK_ID.fullmatch(mark["task"]):
         return None
     return mark["task"]
 
@@ -216,6 +216,9 @@ async def _adopt(ledger: Ledger, client: UpstreamClient, item: AuditItem, tenant
     upstream = item.upstream
     if item.finding in (Finding.UNKNOWN, Finding.FOREIGN):
         own = _our_task_id(ledger, upstream) if item.finding is Finding.UNKNOWN else None
+        if own is not None and own != ledger_task_id(tenant, public_task_id(own)):
+            # Another tenant has chosen it: this one could not name the task by it.
+            own = None
         task = _new_task(client, upstream, tenant, own or _id_of(client, upstream))
         if item.video_task:
             # The mark is taken: it is another task's.

@@ -81,6 +81,9 @@ def keeps_video(task: VideoTask) -> bool:
     """Whether the caller of a final task wants its video all the same."""
     if task.state is State.EXPIRED:
         return task.on_deadline is LateVideo.KEEP_VIDEO
+    if task.state is State.FAILED:
+        # Its caller has not turned away from it.
+        return True
     return task.error is not None and task.error.metadata.get(_WISH) == LateVideo.KEEP_VIDEO
 
 

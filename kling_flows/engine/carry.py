@@ -11,6 +11,7 @@ from kling_flows.engine.keep import archive
 from kling_flows.engine.phases import Phase, phase_of
 from kling_flows.engine.retries import with_retries
 from kling_flows.engine.submit import submit
+from kling_flows.engine.tracing import traced_step
 from kling_flows.engine.wait import wait
 from kling_flows.ledger import FlowRunRecord, VideoTask
 
@@ -42,9 +43,10 @@ async def begin(engine: Engine, task_id: str, flow_run: FlowRunRecord | None) ->
         KlingFlowsError: as `submit` and `settle`.
     """
     task = await engine.ledger.get(task_id)
-    if phase_of(task) is not Phase.NONE:
-        # Before the first thing that may fail otherwise: whoever cannot ask its provider can do nothing for it.
-        await engine.upstream_of(task)
-    if phase_of(task) is Phase.SETTLE:
-        return await settle(engine, task_id)
-    return await submit(engine, task_id, flow_run)
+    with traced_step("submit", task):
+        if phase_of(task) is not Phase.NONE:
+            # Before the first thing that may fail otherwise: whoever cannot ask its provider can do nothing for it.
+            await engine.upstream_of(task)
+        if phase_of(task) is Phase.SETTLE:
+            return await settle(engine, task_id)
+        return await submit(engine, task_id, flow_run)

@@ -17,6 +17,7 @@ from kling_flows.engine.polling import PollPlanner
 from kling_flows.errors import ConfigurationError
 from kling_flows.ledger import Ledger, UpstreamRecord, VideoTask
 from kling_flows.settings import Settings
+from kling_flows.telemetry.trace_context import no_context
 from kling_flows.upstream import Account, UpstreamClient
 
 #: Provider, dialect, base URL and account.
@@ -75,7 +76,10 @@ class Upstreams:
         pin = (record.provider, record.dialect, record.base_url, record.account)
         async with self._opening:
             if pin not in self._open:
-                self._open[pin] = await _enter(self._stack, self._start(self._account(task.id, record)))
+                upstream = self._start(self._account(task.id, record))
+                # It will serve others too: nothing that it does belongs to the trace, or the log, of this task.
+                entering = asyncio.create_task(_enter(self._stack, upstream), name="open-account", context=no_context())
+                self._open[pin] = await entering
             return self._open[pin]
 
     def stop(self) -> None:

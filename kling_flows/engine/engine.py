@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Self
 
 from kling_flows.archive import VideoArchive
@@ -21,6 +22,7 @@ from kling_flows.engine.webhooks import watched_outbox
 from kling_flows.errors import KlingFlowsError, RunnerDraining
 from kling_flows.ledger import Ledger, State, UpstreamRecord, VideoTask
 from kling_flows.settings import Settings
+from kling_flows.telemetry.measures import Measures
 from kling_flows.upstream import UpstreamClient, UpstreamTask
 
 
@@ -28,6 +30,7 @@ from kling_flows.upstream import UpstreamClient, UpstreamTask
 class Engine:
     """Open one with :meth:`open`; it holds tasks under a lease of its own while it is open."""
 
+    settings: Settings = field(repr=False)
     ledger: Ledger
     upstreams: Upstreams
     archive: VideoArchive
@@ -39,13 +42,15 @@ class Engine:
     #: Where the provider calls about new tasks; None if it cannot reach us.
     callbacks: CallbackAddresses | None = None
     draining: asyncio.Event = field(default_factory=asyncio.Event)
+    #: Told what happens here; counts it if somebody asks for metrics.
+    measures: Measures = field(default_factory=Measures)
     #: What the last look showed of tasks that are about to be archived: it saves asking again.
     ended: dict[str, UpstreamTask] = field(default_factory=lambda: dict[str, UpstreamTask]())
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, settings: Settings) -> AsyncGenerator[Self]:
-        """Open everything that the settings name, and close it afterwards.
+    async def open(cls, settings: Settings, measures: Measures | None = None) -> AsyncGenerator[Self]:
+        """Open everything that the settings name, and close it afterwards; ``measures`` is told what happens.
 
         Raises:
             ConfigurationError: something that they name cannot be used.
@@ -55,9 +60,16 @@ class Engine:
             settings.account()
             ledger = await stack.enter_async_context(await Ledger.open(settings.ledger_address))
             # Ledgers that share an archive may have tasks of the same id, and none may overwrite another's.
-            archive = await asyncio.to_thread(VideoArchive.open, settings.archive_address, namespace=ledger.ledger_id)
+            archive = await asyncio.to_thread(
+                VideoArchive.open,
+                settings.archive_address,
+                namespace=ledger.ledger_id,
+                config=settings.archive_config,
+            )
             stack.push_async_callback(archive.close)
-            upstreams = await stack.enter_async_context(Upstreams.open(settings, ledger, UpstreamClient))
+            measures = measures or Measures()
+            new_client = partial(UpstreamClient, on_call=measures.upstream_call)
+            upstreams = await stack.enter_async_context(Upstreams.open(settings, ledger, new_client))
             lease = LeaseKeeper(ledger, settings.state_dir)
             await stack.enter_async_context(lease.held())
             await stack.enter_async_context(watched_deadlines(ledger))
@@ -66,6 +78,7 @@ class Engine:
             if callbacks is not None:
                 await stack.enter_async_context(watched_hints(ledger, lease.runner_id, upstreams))
             yield cls(
+                settings=settings,
                 ledger=ledger,
                 upstreams=upstreams,
                 archive=archive,
@@ -74,6 +87,7 @@ class Engine:
                 archive_gate=Gate(settings.archive_concurrency),
                 retention=settings.result_retention,
                 callbacks=callbacks,
+                measures=measures,
             )
 
     @property

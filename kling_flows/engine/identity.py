@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import secrets
 import time
+from functools import lru_cache
 from typing import Final
 
 from kling_flows.errors import Violation
 
-#: What a caller may choose as a task's id. It becomes a file name and part of the provider's external id.
+#: What a task is called by its own tenant, who may choose it.
 TASK_ID: Final = re.compile(r"[a-z]([a-z0-9-]{0,46}[a-z0-9])?")
+
+#: How ids begin that nobody has chosen; they are the same for the tenant and in the ledger.
+MADE_PREFIX: Final = "vt-"
+
+#: The tenant of whoever names none: what it chooses stands in the ledger as it is.
+_PLAIN_TENANT: Final = "default"
+
+_MARK_CHARACTERS: Final = 12
+_MARK: Final = rf"_[0-9a-z]{{{_MARK_CHARACTERS}}}"
+
+#: A task's id in the ledger. It becomes a file name and part of the provider's external id.
+LEDGER_TASK_ID: Final = re.compile(rf"{TASK_ID.pattern}({_MARK})?")
+_NAME_IN_TEXT: Final = re.compile(rf"(videoTasks/[a-z][a-z0-9-]*){_MARK}\b")
 
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 
@@ -19,7 +34,33 @@ _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 def new_task_id() -> str:
     """A fresh id: ``vt-`` and 26 characters that sort by time."""
     number = (int(time.time() * 1000) << 80) | int.from_bytes(os.urandom(10), "big")
-    return "vt-" + "".join(_ALPHABET[(number >> shift) & 31] for shift in range(125, -1, -5))
+    return MADE_PREFIX + "".join(_ALPHABET[(number >> shift) & 31] for shift in range(125, -1, -5))
+
+
+def ledger_task_id(tenant: str, task_id: str) -> str:
+    """What the ledger calls the task that its tenant calls ``task_id``.
+
+    A chosen id carries a mark of its tenant, so that tenants who choose the same one never meet.
+    """
+    if tenant == _PLAIN_TENANT or task_id.startswith(MADE_PREFIX):
+        return task_id
+    return f"{task_id}_{_mark(tenant)}"
+
+
+def public_task_id(ledger_id: str) -> str:
+    """What the tenant calls the task that the ledger calls so."""
+    return ledger_id.partition("_")[0]
+
+
+def public_text(text: str) -> str:
+    """A text that names tasks as the ledger does, as their tenant reads it."""
+    return _NAME_IN_TEXT.sub(r"\1", text)
+
+
+@lru_cache(maxsize=1_024)
+def _mark(tenant: str) -> str:
+    number = int.from_bytes(hashlib.sha256(tenant.encode()).digest()[:8])
+    return "".join(_ALPHABET[(number >> 5 * place) & 31] for place in range(_MARK_CHARACTERS))
 
 
 def new_runner_id() -> str:

@@ -11,6 +11,7 @@ from typing import Final
 from kling_flows.engine.identity import check_task_id, new_task_id
 from kling_flows.errors import InvalidRequest, Violation
 from kling_flows.ledger import LateVideo, QuoteRecord, State, VideoTask
+from kling_flows.telemetry.trace_context import current_traceparent
 from kling_flows.upstream import Dialect, Provider, TextToVideoRequest, quote, validate
 
 LABEL_LIMIT: Final = 32
@@ -41,7 +42,7 @@ def new_video_task(
     deadline: datetime | None = None,
     on_deadline: LateVideo = LateVideo.KEEP_VIDEO,
 ) -> VideoTask:
-    """A QUEUED task that breaks no rule, with its price; it is not stored yet.
+    """A QUEUED task that breaks no rule, with its price; it is not stored yet. It belongs to the current trace, if any.
 
     Args:
         request: What to make.
@@ -88,6 +89,7 @@ def new_video_task(
         priority=priority,
         deadline=deadline,
         on_deadline=on_deadline,
+        traceparent=current_traceparent(),
     )
 
 

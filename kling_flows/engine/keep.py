@@ -7,6 +7,7 @@ and the time for which the provider keeps videos is over.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -16,6 +17,7 @@ from kling_flows.archive import SourceExpired, StoredVideo
 from kling_flows.engine.engine import Engine
 from kling_flows.engine.failures import error_record, since_then
 from kling_flows.engine.phases import Phase, phase_of
+from kling_flows.engine.tracing import traced_step
 from kling_flows.errors import ArchiveError, KlingFlowsError, LeaseLost, VideoTaskLost
 from kling_flows.ledger import ArtifactRecord, State, UpstreamRecord, VideoTask
 from kling_flows.outbound.addresses import policy_for
@@ -23,7 +25,7 @@ from kling_flows.upstream import UpstreamClient, UpstreamNotFound, UpstreamTask,
 
 T = TypeVar("T")
 
-_Kind = Literal["VIDEO", "WATERMARKED_VIDEO"]
+FileKind = Literal["VIDEO", "WATERMARKED_VIDEO"]
 
 #: Looks at a task for the address of its watermarked copy, and seconds between them, before it is done without.
 _WATERMARK_LOOKS: Final = 5
@@ -51,6 +53,12 @@ async def archive(engine: Engine, task_id: str) -> VideoTask:
     task = await engine.ledger.get(task_id)
     if phase_of(task) is not Phase.ARCHIVE:
         return task
+    with traced_step("archive", task):
+        return await _archive(engine, task)
+
+
+async def _archive(engine: Engine, task: VideoTask) -> VideoTask:
+    task_id = task.id
     client = (await engine.upstream_of(task)).client
     engine.check_open()
     if task.upstream is None:
@@ -91,7 +99,7 @@ class _Source:
             raise _NoAddress("the provider shows no address of the video at the moment; it is asked again")
         return self.seen.videos[0]
 
-    async def address(self, kind: _Kind, *, fresh: bool = False) -> str:
+    async def address(self, kind: FileKind, *, fresh: bool = False) -> str:
         video = await self.video(fresh=fresh)
         if kind == "VIDEO":
             return video.url
@@ -159,10 +167,9 @@ async def _await_watermark(source: _Source) -> None:
 
 
 async def _copy(
-    engine: Engine, task: VideoTask, upstream: UpstreamRecord, source: _Source, kind: _Kind
+    engine: Engine, task: VideoTask, upstream: UpstreamRecord, source: _Source, kind: FileKind
 ) -> ArtifactRecord:
-    # No id of a task has a _ in it, so that no other task's file has this name.
-    name = task.id if kind == "VIDEO" else f"{task.id}_watermarked"
+    name = file_name(task.id, kind)
     published = await engine.archive.find(name, task.create_time, {"upstream": _upstream_facts(upstream)})
     if published is not None:
         # The process ended between publishing and writing that down.
@@ -171,13 +178,23 @@ async def _copy(
     async def store(address: str) -> ArtifactRecord:
         video = await source.video()
         download = engine.archive.download(address, policy_for(upstream.base_url))
-        stored = await engine.archive.store(name, task.create_time, download, _facts(task, upstream, video, kind))
+        began = time.monotonic()
+        stored = await engine.archive.store(
+            name, task.create_time, download, manifest_facts(task, upstream, video, kind)
+        )
+        engine.measures.video_archived(stored.size_bytes, time.monotonic() - began)
         return _artifact(stored, video, kind)
 
     try:
         return await store(await source.address(kind))
     except SourceExpired:
         return await store(await source.address(kind, fresh=True))
+
+
+def file_name(task_id: str, kind: FileKind) -> str:
+    """What the file of a task is called in the archive, without its ending."""
+    # No id of a task ends in a word like this after a _, so that no other task's file has this name.
+    return task_id if kind == "VIDEO" else f"{task_id}_watermarked"
 
 
 def _is_over(engine: Engine, upstream: UpstreamRecord, source: _Source) -> bool:
@@ -215,7 +232,10 @@ def _settled(upstream: UpstreamRecord | None, source: _Source, note: str) -> Ups
     return upstream.model_copy(update=update)
 
 
-def _facts(task: VideoTask, upstream: UpstreamRecord, video: UpstreamVideo, kind: _Kind) -> Mapping[str, Any]:
+def manifest_facts(
+    task: VideoTask, upstream: UpstreamRecord, video: UpstreamVideo, kind: FileKind
+) -> Mapping[str, Any]:
+    """What the manifest of a file says beside the file's own facts."""
     return {
         "video_task": task.id,
         "kind": kind,
@@ -232,7 +252,7 @@ def _upstream_facts(upstream: UpstreamRecord) -> Mapping[str, Any]:
     return upstream.model_dump(mode="json", include={"provider", "account", "task_id", "external_task_id"})
 
 
-def _artifact(stored: StoredVideo, video: UpstreamVideo | None, kind: _Kind) -> ArtifactRecord:
+def _artifact(stored: StoredVideo, video: UpstreamVideo | None, kind: FileKind) -> ArtifactRecord:
     return ArtifactRecord(
         kind=kind,
         uri=stored.uri,

@@ -16,6 +16,7 @@ import socket
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import IO, Final
 
@@ -32,6 +33,10 @@ RENEW_SECONDS: Final = 3.0
 
 #: Seconds for which a peer's beat stands still before its tasks are taken over.
 EXPIRY_SECONDS: Final = 15.0
+
+#: Most seconds between two looks at the peers that count against them. If there were more, it may be that nobody could
+#: write, or that this process itself was stopped.
+_COUNTED_SECONDS: Final = 2 * RENEW_SECONDS
 
 #: Seconds between looks at which tasks are still ours: this is how soon a cancel reaches a waiting task.
 _HELD_SECONDS: Final = 1.0
@@ -52,7 +57,10 @@ class LeaseKeeper:
         self._ledger = ledger
         self._lock_file = state_dir / "runners" / f"{self.runner_id}.lock"
         self._watched: dict[str, Callable[[], None]] = {}
+        # The beat of each peer, and since when it stands still, on a clock that runs while this runner looks.
         self._peers: dict[str, tuple[int, float]] = {}
+        self._clock = 0.0
+        self._looked = 0.0
 
     @asynccontextmanager
     async def held(self) -> AsyncGenerator[None]:
@@ -62,7 +70,7 @@ class LeaseKeeper:
                 Lease(
                     runner_id=self.runner_id,
                     beat=0,
-                    host=f"{socket.gethostname()}/{os.getpid()}",
+                    host=f"{socket.gethostname()}/{os.getpid()}/{this_machine()}",
                     lock_file=str(self._lock_file.absolute()),
                 )
             )
@@ -91,13 +99,14 @@ class LeaseKeeper:
     async def free_dead_peers(self) -> int:
         """Free the tasks of runners that are dead; returns how many."""
         freed = 0
-        now = time.monotonic()
         leases = [lease for lease in await self._ledger.read_leases() if lease.runner_id != self.runner_id]
+        looked, self._looked = self._looked, time.monotonic()
+        self._clock = now = self._clock + min(self._looked - looked, _COUNTED_SECONDS)
         self._peers = {lease.runner_id: self._last_change(lease, now) for lease in leases}
         for lease in leases:
             still = now - self._peers[lease.runner_id][1]
             lock_file = Path(lease.lock_file)
-            if still >= EXPIRY_SECONDS or await asyncio.to_thread(_lock_is_free, lock_file):
+            if still >= EXPIRY_SECONDS or (is_here(lease) and await asyncio.to_thread(_lock_is_free, lock_file)):
                 count = await self._ledger.end_lease(lease.runner_id, lease.beat)
                 log.warning("took over from a dead runner", dead=lease.runner_id, host=lease.host, video_tasks=count)
                 with suppress(OSError):
@@ -135,6 +144,20 @@ class LeaseKeeper:
         for task_id, on_lost in watched.items():
             if task_id not in held:
                 on_lost()
+
+
+@cache
+def this_machine() -> str:
+    """What the processes have in common whose locks this kernel knows: it differs after each start of the machine."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return socket.gethostname()
+
+
+def is_here(lease: Lease) -> bool:
+    """Whether a lock tells of its runner: on a file system that machines share, each may grant its own."""
+    return lease.host.rpartition("/")[2] == this_machine()
 
 
 def _take_lock(path: Path) -> IO[str]:

@@ -20,8 +20,9 @@ _LIST_FROM: Final = 4
 #: Most tasks of one list page that are asked for; the provider's own limit may be lower.
 _PAGE_SIZE: Final = 500
 
-#: Calls under way at a time.
+#: Calls under way at a time: of the looks at ticks, and of the hinted looks, which never queue behind the former.
 _CONCURRENCY: Final = 8
+_HINTED_CONCURRENCY: Final = 8
 
 #: Refusals of a call for many that one of its ids may be the reason of.
 _REFUSED: Final = (UpstreamNotFound, UpstreamInvalid, UpstreamPermission)
@@ -57,6 +58,7 @@ class Looker:
         self._batch = client.features.batch_ids
         self._page_size = min(_PAGE_SIZE, client.features.list_page_size)
         self._slots = asyncio.Semaphore(_CONCURRENCY)
+        self._hinted_slots = asyncio.Semaphore(_HINTED_CONCURRENCY)
         # What a call for many does not show, or is spoilt by.
         self._alone: set[str] = set()
         self._pages = 1
@@ -65,32 +67,44 @@ class Looker:
         """How many tasks more than so many can be asked for without another call."""
         return -wanted % self._batch if self._batch else 0
 
+    @property
+    def at_once(self) -> int:
+        """How many hinted looks at portions may overlap; lists show the same tasks again, so one follows the other."""
+        return 1 if self._page_size else _HINTED_CONCURRENCY
+
+    def portions(self, wanted: Sequence[str]) -> list[Sequence[str]]:
+        """Tasks in groups that cost no more calls than all of them together."""
+        size = self._batch or (len(wanted) if self._page_size else 1)
+        return [wanted[start : start + size] for start in range(0, len(wanted), max(size, 1))]
+
     def forget(self, task_id: str) -> None:
         """Forget a task that nobody will ask for again."""
         self._alone.discard(task_id)
 
-    async def look(self, wanted: Sequence[str], followed: int) -> Looked:
+    async def look(self, wanted: Sequence[str], followed: int, *, hinted: bool = False) -> Looked:
         """Look at tasks.
 
         Args:
             wanted: The provider's ids, each once.
             followed: How many tasks are followed at all, which tells how far back a list is worth reading.
+            hinted: Whether the provider has said that they ended.
         """
+        slots = self._hinted_slots if hinted else self._slots
         if self._batch:
-            return await self._look_by_ids(wanted)
+            return await self._look_by_ids(wanted, slots)
         if self._page_size:
-            return await self._look_by_list(wanted, 2 + 2 * followed // self._page_size)
-        return await self._look_singly(wanted)
+            return await self._look_by_list(wanted, 2 + 2 * followed // self._page_size, slots)
+        return await self._look_singly(wanted, slots)
 
-    async def _look_by_ids(self, wanted: Sequence[str]) -> Looked:
+    async def _look_by_ids(self, wanted: Sequence[str], slots: asyncio.Semaphore) -> Looked:
         together = [task_id for task_id in wanted if task_id not in self._alone]
         batches = [together[start : start + self._batch] for start in range(0, len(together), self._batch)]
         singles = [[task_id] for task_id in wanted if task_id in self._alone]
-        return await _gathered(self._look_at_batch(batch) for batch in [*batches, *singles])
+        return await _gathered(self._look_at_batch(batch, slots) for batch in [*batches, *singles])
 
-    async def _look_at_batch(self, batch: Sequence[str]) -> Looked:
+    async def _look_at_batch(self, batch: Sequence[str], slots: asyncio.Semaphore) -> Looked:
         try:
-            async with self._slots:
+            async with slots:
                 return Looked(list(await self._client.get_many(batch)))
         except _REFUSED as refused:
             if len(batch) == 1:
@@ -100,9 +114,9 @@ class Looker:
         except UpstreamError as error:
             return Looked(error=error)
         half = len(batch) // 2
-        return await _gathered(self._look_at_batch(part) for part in (batch[:half], batch[half:]))
+        return await _gathered(self._look_at_batch(part, slots) for part in (batch[:half], batch[half:]))
 
-    async def _look_by_list(self, wanted: Sequence[str], most_pages: int) -> Looked:
+    async def _look_by_list(self, wanted: Sequence[str], most_pages: int, slots: asyncio.Semaphore) -> Looked:
         if len(self._alone) > 2 * most_pages:
             # Together they are worth a longer search again.
             self._alone.clear()
@@ -112,7 +126,7 @@ class Looker:
         if listable >= _LIST_FROM and listable > self._pages:
             looked = await self._read_list(missing, most_pages)
         if looked.error is None:
-            looked.add(await self._look_singly(sorted(missing)))
+            looked.add(await self._look_singly(sorted(missing), slots))
         return looked
 
     async def _read_list(self, missing: set[str], most_pages: int) -> Looked:
@@ -133,12 +147,12 @@ class Looker:
         self._alone |= missing
         return looked
 
-    async def _look_singly(self, wanted: Sequence[str]) -> Looked:
-        return await _gathered(self._look_at_one(task_id) for task_id in wanted)
+    async def _look_singly(self, wanted: Sequence[str], slots: asyncio.Semaphore) -> Looked:
+        return await _gathered(self._look_at_one(task_id, slots) for task_id in wanted)
 
-    async def _look_at_one(self, task_id: str) -> Looked:
+    async def _look_at_one(self, task_id: str, slots: asyncio.Semaphore) -> Looked:
         try:
-            async with self._slots:
+            async with slots:
                 return Looked([await self._client.get(task_id)])
         except UpstreamNotFound as error:
             log.warning("the provider does not show a task that it has accepted", error=error.message)

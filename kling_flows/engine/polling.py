@@ -31,8 +31,9 @@ URLLESS_LOOKS: Final = 200
 #: Seconds between two looks at a task that the provider calls back about.
 RECONCILE_SECONDS: Final = 30.0
 
-#: Seconds for which hints are gathered, so that one call serves for many.
-_HINT_SECONDS: Final = 0.05
+#: Seconds for which hints are gathered, so that one call serves for many. They come in groups as it is: whoever reads
+#: them sees commits some hundredths of a second apart.
+_HINT_SECONDS: Final = 0.025
 
 #: Seconds for which a hint about an unknown task is kept: it may be followed in a moment.
 _EARLY_SECONDS: Final = 10.0
@@ -97,7 +98,10 @@ class PollPlanner:
         self._interval = interval
         self._followed: dict[str, _Followed] = {}
         self._wake = asyncio.Event()
-        self._hinted: set[str] = set()
+        # In the order in which they came, for there may be more than one look takes.
+        self._hinted: dict[str, None] = {}
+        self._hinted_looks = 0
+        self._looking: set[str] = set()
         self._hints = asyncio.Event()
         self._early: dict[str, float] = {}
         self._failures = 0
@@ -161,8 +165,11 @@ class PollPlanner:
         finally:
             # An abandoned generator may end long after the task was followed anew.
             if self._followed.get(task_id) is followed:
-                del self._followed[task_id]
-                self._looker.forget(task_id)
+                self._drop(task_id)
+
+    def _drop(self, task_id: str) -> None:
+        del self._followed[task_id]
+        self._looker.forget(task_id)
 
     def stop_following(self, task_id: str) -> None:
         """End :meth:`follow` of this task without its end."""
@@ -184,7 +191,7 @@ class PollPlanner:
             self._early[task_id] = now
             return
         followed.brisk_until = now + RECONCILE_SECONDS
-        self._hinted.add(task_id)
+        self._hinted[task_id] = None
         self._hints.set()
 
     def look_soon(self, task_id: str) -> None:
@@ -217,16 +224,37 @@ class PollPlanner:
             await self._look_at(due, now)
 
     async def _run_hinted(self) -> None:
-        while True:
-            await self._hints.wait()
-            await asyncio.sleep(max(_HINT_SECONDS, self._not_before - self._now()))
-            self._hints.clear()
-            due = [self._followed[task_id] for task_id in self._hinted if task_id in self._followed]
-            self._hinted.clear()
-            if due:
-                await self._look_at(due, self._now())
-                # Their next looks come at ticks, sooner than the ticks know of.
-                self._wake.set()
+        async with asyncio.TaskGroup() as looks:
+            while True:
+                await self._hints.wait()
+                await asyncio.sleep(max(_HINT_SECONDS, self._not_before - self._now()))
+                self._hints.clear()
+                for portion in self._take_hinted():
+                    looks.create_task(self._look_at_hinted(portion), name="poll-planner-hinted-look")
+
+    def _take_hinted(self) -> list[Sequence[str]]:
+        """What to look at now because of hints, by look; the rest is taken when a look that is under way has ended."""
+        wanted = [task_id for task_id in self._hinted if task_id in self._followed]
+        # An answer that is on its way may be older than the hint: what is being looked at is looked at again.
+        portions = self._looker.portions([task_id for task_id in wanted if task_id not in self._looking])
+        portions = portions[: max(self._looker.at_once - self._hinted_looks, 0)]
+        taken = {task_id for portion in portions for task_id in portion}
+        self._hinted = {task_id: None for task_id in wanted if task_id not in taken}
+        self._looking |= taken
+        self._hinted_looks += len(portions)
+        return portions
+
+    async def _look_at_hinted(self, task_ids: Sequence[str]) -> None:
+        try:
+            due = [self._followed[task_id] for task_id in task_ids if task_id in self._followed]
+            await self._look_at(due, self._now(), hinted=True)
+        finally:
+            self._looking.difference_update(task_ids)
+            self._hinted_looks -= 1
+            if self._hinted:
+                self._hints.set()
+        # Their next looks come at ticks, sooner than the ticks know of.
+        self._wake.set()
 
     async def _next_due(self) -> list[_Followed]:
         while True:
@@ -252,9 +280,9 @@ class PollPlanner:
             due.extend(heapq.nsmallest(room, later, key=lambda f: f.next_look))
         return due
 
-    async def _look_at(self, due: Sequence[_Followed], started: float) -> None:
+    async def _look_at(self, due: Sequence[_Followed], started: float, *, hinted: bool = False) -> None:
         try:
-            looked = await self._look(due)
+            looked = await self._look(due, hinted)
         except Exception:
             # A bug in one look must not end the looks at all other tasks.
             log.exception("a look failed")
@@ -270,8 +298,8 @@ class PollPlanner:
             self._plan(followed, started)
         self._tell(looked.tasks, started)
 
-    async def _look(self, due: Sequence[_Followed]) -> Looked:
-        looked = await self._looker.look([f.task_id for f in due], len(self._followed))
+    async def _look(self, due: Sequence[_Followed], hinted: bool) -> Looked:
+        looked = await self._looker.look([f.task_id for f in due], len(self._followed), hinted=hinted)
         if looked.error is not None:
             self._back_off(looked.error)
         if looked.tasks:
@@ -296,7 +324,7 @@ class PollPlanner:
     def _tell(self, seen: Iterable[UpstreamTask], started: float) -> None:
         for upstream in seen:
             followed = self._followed.get(upstream.task_id)
-            if followed is None or followed.status.final:
+            if followed is None:
                 continue
             # A list shows more tasks than were due; those need no look of their own now.
             followed.next_look = max(followed.next_look, started + self._interval)
@@ -309,3 +337,6 @@ class PollPlanner:
             if upstream.status is not followed.status:
                 followed.status = upstream.status
                 followed.news.put_nowait(upstream)
+                if upstream.status.final:
+                    # While its end is being written down, nobody needs to look again.
+                    self._drop(upstream.task_id)

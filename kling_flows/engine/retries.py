@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Final, TypeVar
 
 from kling_flows.errors import ArchiveError, KlingFlowsError, LedgerUnavailable
-from kling_flows.ledger import VideoTask
+from kling_flows.ledger import State, VideoTask
 from kling_flows.upstream import UpstreamError
 from kling_flows.upstream.errors import UpstreamAmbiguous
 
@@ -23,6 +23,9 @@ RETRY_JITTER: Final = 0.5
 
 #: Seconds until a task whose run has failed is taken up again.
 REDISPATCH_SECONDS: Final = 60.0
+
+#: The same for one that has not met the provider yet: what failed was Prefect or the ledger, which may be back by then.
+UNTRIED_SECONDS: Final = 5.0
 
 #: A video that cannot be archived is tried for weeks: the longer it waits already, the rarer, up to so many seconds.
 _LONGEST_REDISPATCH: Final = 3600.0
@@ -38,6 +41,8 @@ def worth_repeating(error: BaseException) -> bool:
 
 def redispatch_seconds(task: VideoTask) -> float:
     """Seconds until a task whose run has failed is taken up again."""
+    if task.state is State.QUEUED:
+        return UNTRIED_SECONDS
     if task.upstream is None or task.upstream.end_time is None:
         return REDISPATCH_SECONDS
     age = (datetime.now(UTC) - task.upstream.end_time).total_seconds()

@@ -16,6 +16,11 @@ _current: ContextVar[Engine] = ContextVar("kling-flows-engine")
 flow_started: ContextVar[asyncio.Event] = ContextVar("kling-flows-flow-started")
 
 
+def open_engine() -> Engine | None:
+    """The engine of this context, if there is one."""
+    return _current.get(None)
+
+
 def current_engine() -> Engine:
     """The engine of this context.
 

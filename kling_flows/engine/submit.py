@@ -18,7 +18,7 @@ from kling_flows.engine.cancel import keeps_video, nothing_created
 from kling_flows.engine.deadlines import expired
 from kling_flows.engine.durations import typical_seconds
 from kling_flows.engine.engine import Engine
-from kling_flows.engine.failures import error_record
+from kling_flows.engine.failures import error_record, since_then
 from kling_flows.engine.identity import external_task_id
 from kling_flows.engine.lookup import LOOKUP_DELAYS
 from kling_flows.errors import KlingFlowsError, LeaseLost
@@ -215,7 +215,11 @@ async def adopt(engine: Engine, task: VideoTask, accepted: UpstreamTask) -> Vide
         if before.state.final:
             # It ended while the request was out. The facts are kept, because they cost money; the state is final.
             wanted = (before.video_pending or keeps_video(before)) and not before.artifacts
-            return before.model_copy(update={"upstream": upstream, "video_pending": wanted})
+            error = before.error
+            if before.state is State.FAILED:
+                words = "an earlier request was on its way and was accepted; the video will be archived"
+                error = since_then(error, words, sent="true")
+            return before.model_copy(update={"upstream": upstream, "video_pending": wanted, "error": error})
         return before.model_copy(update={"state": State.SUBMITTED, "upstream": upstream, "error": None})
 
     # Not fenced: it is the same upstream task whoever learns of it, and the fact must not be lost.

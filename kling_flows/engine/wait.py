@@ -13,6 +13,7 @@ from kling_flows.engine.durations import duration_key, earliest_seconds
 from kling_flows.engine.engine import Engine
 from kling_flows.engine.failures import since_then
 from kling_flows.engine.phases import Phase, phase_of
+from kling_flows.engine.tracing import traced_step
 from kling_flows.errors import LeaseLost, VideoTaskFailed
 from kling_flows.ledger import State, UpstreamRecord, VideoTask
 from kling_flows.upstream import UpstreamStatus, UpstreamTask
@@ -29,6 +30,12 @@ async def wait(engine: Engine, task_id: str) -> VideoTask:
     task = await engine.ledger.get(task_id)
     if phase_of(task) is not Phase.WAIT:
         return task
+    with traced_step("wait", task):
+        return await _follow(engine, task)
+
+
+async def _follow(engine: Engine, task: VideoTask) -> VideoTask:
+    task_id = task.id
     planner = (await engine.upstream_of(task)).planner
     engine.check_open()
     upstream = task.upstream
@@ -72,6 +79,8 @@ async def _end(engine: Engine, task: VideoTask, seen: UpstreamTask) -> VideoTask
     if seen.videos:
         # Without an address there is nothing to save: the next step asks for it until the provider has deleted it.
         engine.ended[task.id] = seen
+    if seen.updated_at is not None:
+        engine.measures.upstream_end_seen((datetime.now(UTC) - seen.updated_at).total_seconds())
 
     def change(before: VideoTask) -> VideoTask:
         if phase_of(before) is not Phase.WAIT:

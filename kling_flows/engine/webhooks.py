@@ -29,6 +29,7 @@ import httpx
 import structlog
 from standardwebhooks.webhooks import Webhook
 
+from kling_flows.engine.identity import public_task_id, public_text
 from kling_flows.engine.signatures import webhook_of
 from kling_flows.errors import AddressRefused, LedgerUnavailable
 from kling_flows.ledger import Delivery, DeliveryState, Ledger, State, VideoTask
@@ -98,7 +99,7 @@ def body_of(delivery: Delivery) -> bytes:
 
 def _data(task: VideoTask) -> dict[str, Any]:
     data: dict[str, Any] = {
-        "name": f"videoTasks/{task.id}",
+        "name": f"videoTasks/{public_task_id(task.id)}",
         "state": task.state.value,
         "revision": task.revision,
         "labels": task.labels,
@@ -113,7 +114,7 @@ def _data(task: VideoTask) -> dict[str, Any]:
         data["error"] = {
             "code": task.error.grpc_code,
             "reason": task.error.reason,
-            "message": task.error.message,
+            "message": public_text(task.error.message),
         }
     if task.upstream is not None and task.upstream.settled_units:
         data["cost"] = {"settled_units": task.upstream.settled_units}

@@ -1,7 +1,8 @@
 """One call over the wire, and what its outcome means.
 
 A call is made once and its outcome reported: repeating it is up to whoever holds the journal. The one exception is a
-token that the provider calls expired or not yet valid, which is signed anew, once (fact sheet 1.4).
+token that the provider calls expired or not yet valid, which is signed anew by the provider's own clock, once (fact
+sheet 1.4).
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import Any, Final, TypeVar
 
 import httpx
 
 from kling_flows.outbound.bodies import read_body
+from kling_flows.telemetry.spans import Kind, Span, span
 from kling_flows.upstream.account import Account
 from kling_flows.upstream.body import UnreadableAnswer, decode
 from kling_flows.upstream.codec import Ask
@@ -98,7 +101,11 @@ class Transport:
         self._base_url = account.base_url.rstrip("/")
         self._max_answer_bytes = max_answer_bytes
         self._on_call = on_call
+        #: What spans say of every call.
+        self._facts = {"kling_flows.provider": account.provider.value, "kling_flows.account": account.name}
         self._clock = clock
+        #: Seconds by which the provider's clock is ahead of ours, as far as it has mattered.
+        self._ahead = 0.0
         self._http: httpx.AsyncClient | None = None
 
     def open(self) -> None:
@@ -122,18 +129,20 @@ class Transport:
             UpstreamAmbiguous: It creates, and it is not known whether it did.
             UpstreamError: It did not do what was asked.
         """
-        try:
-            result = await self._within_deadline(flight, read)
-        except UpstreamError as error:
-            self._report(flight, error.error_class.value)
-            raise
-        except asyncio.CancelledError:
-            self._report(flight, "cancelled")
-            raise
-        self._report(flight, "ok")
-        return result
+        with span(f"upstream {flight.operation}", kind=Kind.CLIENT, attributes=self._facts) as timed:
+            try:
+                result = await self._within_deadline(flight, read)
+            except UpstreamError as error:
+                self._report(flight, error.error_class.value, timed)
+                raise
+            except asyncio.CancelledError:
+                self._report(flight, "cancelled", timed)
+                raise
+            self._report(flight, "ok", timed)
+            return result
 
-    def _report(self, flight: Flight, outcome: str) -> None:
+    def _report(self, flight: Flight, outcome: str, timed: Span) -> None:
+        timed.set("kling_flows.outcome", outcome)
         if self._on_call is None:
             return
         try:
@@ -157,7 +166,7 @@ class Transport:
             ) from error
 
     async def _exchange(self, flight: Flight, read: Callable[[Mapping[str, Any]], _T]) -> _T:
-        authorization = self._account.credentials.authorization(self._clock())
+        authorization = self._account.credentials.authorization(self._clock() + self._ahead)
         status, headers, raw = await self._send(flight, authorization)
         secrets = (*flight.secrets, *self._account.credentials.secrets, authorization.removeprefix("Bearer "))
         text = raw.decode("utf-8-sig", errors="replace")
@@ -170,7 +179,11 @@ class Transport:
             except UnreadableAnswer as error:
                 # Such an answer is classed like any other below.
                 body = error.refusal or body
-        raise classify(status, body, creating=flight.creating, headers=headers, secrets=secrets)
+        refusal = classify(status, body, creating=flight.creating, headers=headers, secrets=secrets)
+        if refusal.provider_code in _RESIGN:
+            # It may be our clock that is wrong: the next token is made for the provider's.
+            self._ahead = _seconds_ahead(headers.get("Date"), self._clock)
+        raise refusal
 
     async def _send(self, flight: Flight, authorization: str) -> tuple[int, httpx.Headers, bytes]:
         if self._http is None:
@@ -208,6 +221,14 @@ class Transport:
             )
         state = "gave no usable answer" if sent else "could not be reached; nothing was sent"
         return UpstreamUnavailable(f"{self._account.name} {state} ({what}). Try again later.")
+
+
+def _seconds_ahead(date: str | None, clock: Callable[[], float]) -> float:
+    """How far the clock behind a ``Date`` header is ahead of ours; 0 if it cannot be read."""
+    try:
+        return parsedate_to_datetime(date or "").timestamp() - clock()
+    except (ValueError, OverflowError):
+        return 0.0
 
 
 def _named(error: Exception) -> str:

@@ -13,7 +13,7 @@ from kling_flows.engine.cancel import cancelled
 from kling_flows.engine.carry import carry
 from kling_flows.engine.engine import Engine
 from kling_flows.engine.resolve import adopted
-from kling_flows.engine.retries import REDISPATCH_SECONDS, redispatch_seconds
+from kling_flows.engine.retries import REDISPATCH_SECONDS, UNTRIED_SECONDS, redispatch_seconds
 from kling_flows.errors import ArchiveError, LeaseLost
 from kling_flows.ledger import LateVideo, State, VideoTask
 from kling_flows.ledger.operations import NOTICE_SECONDS
@@ -196,7 +196,8 @@ async def test_what_cannot_be_archived_is_tried_ever_more_rarely(engine: Engine)
         ended = datetime.now(UTC) - timedelta(**age)
         return redispatch_seconds(task("t", state=State.ARCHIVING, upstream=upstream("t", end_time=ended)))
 
-    assert redispatch_seconds(task("t")) == REDISPATCH_SECONDS
+    assert redispatch_seconds(task("t")) == UNTRIED_SECONDS
+    assert redispatch_seconds(task("t", state=State.SUBMITTED, upstream=upstream("t"))) == REDISPATCH_SECONDS
     assert after(seconds=1) == REDISPATCH_SECONDS
     assert after(hours=5) == pytest.approx(1800, rel=0.01)
     assert after(days=20) == 3600

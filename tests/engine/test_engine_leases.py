@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -23,6 +24,7 @@ EXPIRY = 0.5
 def quick_leases(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases, "RENEW_SECONDS", 0.05)
     monkeypatch.setattr(leases, "EXPIRY_SECONDS", EXPIRY)
+    monkeypatch.setattr(leases, "_COUNTED_SECONDS", 0.4 * EXPIRY)
     monkeypatch.setattr(leases, "_HELD_SECONDS", 0.05)
     monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.2)
 
@@ -89,6 +91,14 @@ async def test_a_peer_whose_lock_is_free_is_dead_at_once(ledger: Ledger, tmp_pat
     assert not lock_file.exists()
 
 
+async def test_a_lock_says_nothing_of_a_peer_on_another_machine(ledger: Ledger, tmp_path: Path) -> None:
+    lock_file = tmp_path / "shared.lock"
+    lock_file.touch()
+    await ledger.open_lease(lease("run-far", host="host/1/another-machine", lock_file=str(lock_file)))
+    await LeaseKeeper(ledger, tmp_path).free_dead_peers()
+    assert await _beat(ledger, "run-far") == 0
+
+
 async def test_a_peer_whose_beat_stands_still_is_dead_after_a_while(ledger: Ledger, tmp_path: Path) -> None:
     await ledger.open_lease(lease("run-stopped", lock_file=str(tmp_path / "stopped.lock")))
     await ledger.open_lease(lease("run-elsewhere", lock_file="/another/machine/elsewhere.lock"))
@@ -115,6 +125,25 @@ async def test_a_peer_that_renews_lives_however_often_it_is_looked_at(ledger: Le
         assert await keeper.free_dead_peers() == 0
         await asyncio.sleep(0.05)
     assert await _beat(ledger, "run-far") is not None
+
+
+async def test_peers_are_not_judged_by_a_runner_that_could_not_look_itself(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = 1000.0
+    monkeypatch.setattr(leases, "time", SimpleNamespace(monotonic=lambda: clock))
+    await ledger.open_lease(lease("run-far", lock_file="/another/machine/far.lock"))
+    keeper = LeaseKeeper(ledger, tmp_path)
+    assert await keeper.free_dead_peers() == 0
+    # The ledger was locked for all of them, or the whole machine was stopped.
+    clock += 60.0
+    assert await keeper.free_dead_peers() == 0
+    assert await _beat(ledger, "run-far") is not None
+    # Who still stands still when it is looked at again and again is dead.
+    for _ in range(3):
+        clock += 60.0
+        await keeper.free_dead_peers()
+    assert await _beat(ledger, "run-far") is None
 
 
 async def test_who_was_judged_dead_finds_out_and_takes_nothing_more(ledger: Ledger, tmp_path: Path) -> None:

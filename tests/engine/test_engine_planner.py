@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -214,6 +215,14 @@ async def test_a_task_that_is_followed_anew_is_not_forgotten_with_the_first_foll
         assert (await second)[-1].status is UpstreamStatus.SUCCEEDED
 
 
+async def test_nobody_looks_again_while_an_end_is_written_down(sandbox: SandboxServer) -> None:
+    async with _client(sandbox) as client, _planner(client, 0.05) as planner:
+        (task_id,) = await _submit(client, 1)
+        async with aclosing(planner.follow(task_id, typical_seconds=0, age_seconds=0)) as looks:
+            assert (await anext(looks)).status is UpstreamStatus.SUCCEEDED
+            assert planner._followed == {}
+
+
 async def test_a_task_that_the_provider_does_not_show_yet_is_waited_for(
     start_sandbox: Callable[..., SandboxServer],
 ) -> None:
@@ -224,11 +233,14 @@ async def test_a_task_that_the_provider_does_not_show_yet_is_waited_for(
     assert server.stats()["calls"]["get"] > 1
 
 
+def _standard_account(server: SandboxServer) -> Account:
+    credentials = ApiKeyCredentials(SecretStr(SANDBOX_API_KEY))
+    return Account.of(Provider.SANDBOX, credentials, base_url=server.url, dialect=Dialect.STANDARD)
+
+
 @asynccontextmanager
 async def _standard_client(server: SandboxServer) -> AsyncIterator[UpstreamClient]:
-    credentials = ApiKeyCredentials(SecretStr(SANDBOX_API_KEY))
-    account = Account.of(Provider.SANDBOX, credentials, base_url=server.url, dialect=Dialect.STANDARD)
-    async with UpstreamClient(account) as client:
+    async with UpstreamClient(_standard_account(server)) as client:
         yield client
 
 
@@ -291,6 +303,123 @@ async def test_hints_that_come_together_share_a_call(start_sandbox: Callable[...
             planner.look_now(task_id)
         await asyncio.gather(*following)
     assert _reads(server) == 1
+
+
+class _GatedClient(UpstreamClient):
+    """A client whose calls about tasks with a closed gate wait until it is opened."""
+
+    def __init__(self, account: Account) -> None:
+        super().__init__(account)
+        self.asked: list[tuple[str, ...]] = []
+        self.closed: dict[str, asyncio.Event] = {}
+
+    def close_gate(self, task_id: str) -> asyncio.Event:
+        return self.closed.setdefault(task_id, asyncio.Event())
+
+    async def get_many(self, task_ids: Sequence[str]) -> Sequence[UpstreamTask]:
+        self.asked.append(tuple(task_ids))
+        for gate in [self.closed[task_id] for task_id in task_ids if task_id in self.closed]:
+            await gate.wait()
+        return await super().get_many(task_ids)
+
+
+@asynccontextmanager
+async def _gated_client(server: SandboxServer) -> AsyncIterator[_GatedClient]:
+    async with _GatedClient(_standard_account(server)) as client:
+        yield client
+
+
+@asynccontextmanager
+async def _all_followed(planner: PollPlanner, task_ids: list[str]) -> AsyncIterator[dict[str, asyncio.Task[Any]]]:
+    following = {task_id: asyncio.create_task(_follow(planner, task_id)) for task_id in task_ids}
+    await until(lambda: planner._followed.keys() == following.keys())
+    try:
+        yield following
+    finally:
+        for task in following.values():
+            task.cancel()
+        await asyncio.wait(following.values())
+
+
+async def test_a_hint_does_not_wait_for_the_look_at_another(sandbox: SandboxServer) -> None:
+    async with _gated_client(sandbox) as client, _planner(client, 3600.0) as planner:
+        one, two = await _submit(client, 2)
+        client.close_gate(one)
+        async with _all_followed(planner, [one, two]) as following:
+            planner.look_now(one)
+            await until(lambda: client.asked == [(one,)])
+            planner.look_now(two)
+            assert (await following[two])[-1].status is UpstreamStatus.SUCCEEDED
+            assert not following[one].done()
+
+
+async def test_a_hint_does_not_wait_for_the_looks_at_a_tick(
+    sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(looks_module, "_CONCURRENCY", 1)
+    async with _gated_client(sandbox) as client, _planner(client, 0.05) as planner:
+        one, two = await _submit(client, 2)
+        client.close_gate(one)
+        async with _all_followed(planner, [one]):
+            await until(lambda: client.asked == [(one,)])
+            second = asyncio.create_task(_follow(planner, two))
+            planner.look_now(two)
+            assert (await second)[-1].status is UpstreamStatus.SUCCEEDED
+            assert client.asked == [(one,), (two,)]
+
+
+async def test_a_task_is_looked_at_again_if_a_hint_comes_during_the_look(
+    start_sandbox: Callable[..., SandboxServer],
+) -> None:
+    server = start_sandbox(seconds=(3600.0, 3600.0))
+    async with _gated_client(server) as client, _planner(client, 3600.0) as planner:
+        (task_id,) = await _submit(client, 1)
+        gate = client.close_gate(task_id)
+        async with _all_followed(planner, [task_id]):
+            planner.look_now(task_id)
+            await until(lambda: len(client.asked) == 1)
+            planner.look_now(task_id)
+            planner.look_now(task_id)
+            await until(lambda: not planner._hints.is_set())
+            # The answer that is on its way may be older; a second question beside it would cost a call more.
+            assert len(client.asked) == 1
+            gate.set()
+            await until(lambda: len(client.asked) == 2)
+
+
+async def test_hints_that_come_while_all_calls_are_under_way_share_the_next(
+    sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(looks_module, "_HINTED_CONCURRENCY", 2)
+    async with _gated_client(sandbox) as client, _planner(client, 3600.0) as planner:
+        one, two, *others = await _submit(client, 22)
+        gates = [client.close_gate(task_id) for task_id in (one, two)]
+        async with _all_followed(planner, [one, two, *others]) as following:
+            for number, task_id in enumerate((one, two), 1):
+                planner.look_now(task_id)
+                await until(lambda number=number: len(client.asked) == number)
+            for task_id in others:
+                planner.look_now(task_id)
+                if task_id in others[::5]:
+                    await until(lambda: not planner._hints.is_set())
+            assert client.asked == [(one,), (two,)]
+            gates[0].set()
+            await asyncio.gather(*(following[task_id] for task_id in others))
+            assert client.asked[2:] == [tuple(others)]
+
+
+async def test_where_looks_are_by_list_hinted_ones_do_not_overlap(sandbox: SandboxServer) -> None:
+    async with _client(sandbox) as client, _planner(client, 3600.0) as planner:
+        task_ids = await _submit(client, 8)
+        sandbox.set_faults([{"fault": "slow", "on": "list", "seconds": 0.5, "times": 1}])
+        async with _all_followed(planner, task_ids) as following:
+            for task_id in task_ids[:4]:
+                planner.look_now(task_id)
+            await until(lambda: sandbox.stats()["calls"]["list"] == 1)
+            planner.look_now(task_ids[4])
+            await asyncio.gather(*(following[task_id] for task_id in task_ids[:5]))
+    # The one page has shown all.
+    assert sandbox.stats()["calls"] | {"create": 0} == {call: int(call == "list") for call in sandbox.stats()["calls"]}
 
 
 async def test_a_hint_that_comes_before_the_task_is_followed_is_kept(sandbox: SandboxServer) -> None:

@@ -6,8 +6,10 @@ import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from email.utils import format_datetime
 from typing import Any
 
+import jwt
 import pytest
 
 from kling_flows.upstream import (
@@ -245,6 +247,21 @@ async def test_token_is_signed_anew_once(body: dict[str, Any], call: Call) -> No
     first, second = server.seen
     assert first.token != second.token
     assert (first.method, first.target, first.body) == (second.method, second.target, second.body)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(("body", "wrong_by"), [(NOT_YET, 3600.0), (EXPIRED, -3600.0)])
+async def test_token_is_signed_anew_by_the_clock_of_the_provider(body: dict[str, Any], wrong_by: float) -> None:
+    true = datetime(2026, 11, 21, 20, tzinfo=UTC)
+    refusal = answer(401, body, {"Date": format_datetime(true, usegmt=True)})
+    async with (
+        serve(answer(200, CREATED), refusal, answer(200, CREATED), answer(200, CREATED)) as server,
+        UpstreamClient(account(server.base_url), clock=lambda: true.timestamp() + wrong_by) as upstream,
+    ):
+        for _ in range(3):
+            await create(upstream)
+    claims = [jwt.decode(seen.token, options={"verify_signature": False}) for seen in server.seen]
+    assert [claim["nbf"] < true.timestamp() < claim["exp"] for claim in claims] == [False, False, True, True]
 
 
 @pytest.mark.asyncio
