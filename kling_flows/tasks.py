@@ -8,14 +8,12 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State as PrefectState
 from prefect.client.schemas.objects import TaskRun
-from prefect.context import FlowRunContext
-from prefect.utilities.urls import url_for
 
-from kling_flows.engine import keep, wait
-from kling_flows.engine.carry import begin
+from kling_flows import steps
+from kling_flows.blocks import Credentials, VideoArchive
 from kling_flows.engine.retries import RETRY_DELAYS, RETRY_JITTER, worth_repeating
-from kling_flows.engine.session import current_engine
-from kling_flows.ledger import FlowRunRecord, VideoTask
+from kling_flows.ledger import VideoTask
+from kling_flows.upstream import TextToVideoRequest
 
 
 async def _worth_repeating(_task: object, _run: TaskRun, state: PrefectState[Any]) -> bool:
@@ -24,7 +22,7 @@ async def _worth_repeating(_task: object, _run: TaskRun, state: PrefectState[Any
 
 
 # A cached result would be a second memory of what was paid, and one that can be lost: the ledger is the only one.
-_POLICY: dict[str, Any] = {
+POLICY: dict[str, Any] = {
     "retries": len(RETRY_DELAYS),
     "retry_delay_seconds": list(RETRY_DELAYS),
     "retry_jitter_factor": RETRY_JITTER,
@@ -34,28 +32,76 @@ _POLICY: dict[str, Any] = {
 }
 
 
-def flow_run_record() -> FlowRunRecord | None:
-    """The flow run that this code runs in, if any."""
-    context = FlowRunContext.get()
-    if context is None or context.flow_run is None:
-        return None
-    run = context.flow_run
-    return FlowRunRecord(id=str(run.id), name=run.name, url=url_for(run) or "")
+@task(name="submit-video", task_run_name="submit-video", **POLICY)
+async def submit_video(
+    request: TextToVideoRequest,
+    task_id: str | None = None,
+    *,
+    credentials: Credentials | None = None,
+    archive: VideoArchive | None = None,
+) -> VideoTask:
+    """Ask the provider for a video, once, however often this is repeated.
+
+    The video task's id is made of the flow run and the request, so that a retry of either asks for the same video. So
+    do two calls with the same request in one flow run: give two task ids if two videos are wanted.
+
+    Args:
+        request: What to generate.
+        task_id: The id of the video task: 1 to 48 of a-z, 0-9 and '-', beginning with a letter.
+        credentials: Whose account pays; by default the one that ``KLING_FLOWS_*`` names.
+        archive: Where the video will be; by default where ``KLING_FLOWS_ARCHIVE`` says.
+
+    Returns:
+        The video task, which the provider has accepted. Hand it to :func:`wait_for_video`.
+
+    Raises:
+        InvalidRequest: the request breaks a rule; nothing was sent.
+        BudgetExceeded: a budget does not cover it; nothing was sent.
+        VideoTaskFailed: the provider has refused it.
+        VideoTaskUnresolved: nobody can tell whether the provider has accepted it; a person decides.
+    """
+    async with steps.video_session(credentials, archive) as engine:
+        return await steps.submit(engine, request, task_id or steps.id_for(request))
 
 
-@task(name="submit", task_run_name="submit", **_POLICY)
-async def submit_video(task_id: str) -> VideoTask:
-    """Submit a video task at most once, or find out what became of one; see :func:`kling_flows.engine.carry.begin`."""
-    return await begin(current_engine(), task_id, flow_run_record())
+@task(name="wait-for-video", task_run_name="wait-for-video", **POLICY)
+async def wait_for_video(
+    video: VideoTask | str, *, credentials: Credentials | None = None, archive: VideoArchive | None = None
+) -> VideoTask:
+    """Wait until the provider has made the video. It costs nothing to be interrupted here.
+
+    Args:
+        video: The video task, or its id.
+        credentials: As for :func:`submit_video`.
+        archive: As for :func:`submit_video`.
+
+    Raises:
+        VideoTaskFailed: it ended without a video.
+    """
+    async with steps.video_session(credentials, archive) as engine:
+        return await steps.wait_until_made(engine, _id_of(video))
 
 
-@task(name="wait", task_run_name="wait", **_POLICY)
-async def wait_for_video(task_id: str) -> VideoTask:
-    """Wait for the provider to end it; see :func:`kling_flows.engine.wait.wait`."""
-    return await wait.wait(current_engine(), task_id)
+@task(name="archive-video", task_run_name="archive-video", **POLICY)
+async def archive_video(
+    video: VideoTask | str, *, credentials: Credentials | None = None, archive: VideoArchive | None = None
+) -> VideoTask:
+    """Copy the video into the archive. A failure never leads to a new generation.
+
+    Args:
+        video: The video task, or its id.
+        credentials: As for :func:`submit_video`.
+        archive: As for :func:`submit_video`.
+
+    Returns:
+        The video task; ``artifacts[0].uri`` is the file.
+
+    Raises:
+        VideoTaskFailed: it ended without a video.
+    """
+    async with steps.video_session(credentials, archive) as engine:
+        return await steps.archive(engine, _id_of(video))
 
 
-@task(name="archive", task_run_name="archive", **_POLICY)
-async def archive_video(task_id: str) -> VideoTask:
-    """Copy the video into the archive; see :func:`kling_flows.engine.keep.archive`."""
-    return await keep.archive(current_engine(), task_id)
+def _id_of(video: VideoTask | str) -> str:
+    return video if isinstance(video, str) else video.id

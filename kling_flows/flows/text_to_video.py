@@ -5,22 +5,26 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 from tempfile import gettempdir
-from typing import Any
+from typing import Annotated, Any
 
-from prefect import flow
+from prefect import flow, task
 from prefect.runtime import flow_run as runtime
 from prefect.states import Cancelled, Crashed
+from pydantic import Field
 
+from kling_flows.engine import keep, wait
+from kling_flows.engine.carry import begin
 from kling_flows.engine.engine import Engine
-from kling_flows.engine.failures import ending
-from kling_flows.engine.intake import new_video_task, request_digest
-from kling_flows.engine.session import engine_session
-from kling_flows.errors import LeaseLost, RunnerDraining, VideoTaskCancelled, VideoTaskNotFound, VideoTaskUnresolved
+from kling_flows.engine.session import current_engine
+from kling_flows.errors import LeaseLost, RunnerDraining, VideoTaskCancelled
+from kling_flows.flows.form import ArchiveName, CredentialsName, named_session
 from kling_flows.flows.names import run_name
-from kling_flows.ledger import State, VideoTask
+from kling_flows.ledger import VideoTask
 from kling_flows.ledger.operations import NOTICE_SECONDS
-from kling_flows.settings import Settings
-from kling_flows.tasks import archive_video, flow_run_record, submit_video, wait_for_video
+from kling_flows.shown.artifacts import show_result, shown_task, tell
+from kling_flows.shown.tags import show_tags
+from kling_flows.steps import check_request, flow_run_record, known_id, outcome_error, take
+from kling_flows.tasks import POLICY
 from kling_flows.upstream import TextToVideoRequest
 
 #: Nothing is stored there: naming a place saves Prefect from asking its server for one, twice a run.
@@ -43,12 +47,26 @@ def _task_id(given: str | None) -> str:
     result_storage=RESULT_STORAGE,
     description="Turns a prompt into an archived video, and pays once.",
 )
-async def text_to_video(request: TextToVideoRequest, task_id: str | None = None) -> VideoTask:
+async def text_to_video(
+    request: TextToVideoRequest,
+    task_id: Annotated[
+        str | None,
+        Field(
+            title="Video task",
+            description="The video task to carry on, or the id of a new one: 1 to 48 of a-z, 0-9 and '-'. Left out: a "
+            "new one, made from the flow run's id.",
+        ),
+    ] = None,
+    credentials_block: CredentialsName = None,
+    archive_block: ArchiveName = None,
+) -> VideoTask:
     """Generate a video and archive it.
 
     Args:
         request: What to generate.
         task_id: The video task to carry on, or the id of a new one; made from the flow run's id if it is not given.
+        credentials_block: Whose account pays; by default the one that ``KLING_FLOWS_*`` names.
+        archive_block: Where the video goes; by default where ``KLING_FLOWS_ARCHIVE`` says.
 
     Returns:
         The video task, SUCCEEDED; ``artifacts[0].uri`` is the file. A task that is CANCELLED or EXPIRED stays that, but
@@ -56,12 +74,14 @@ async def text_to_video(request: TextToVideoRequest, task_id: str | None = None)
 
     Raises:
         InvalidRequest: the request breaks a rule; nothing was sent.
+        VideoTaskExists: there is a task of that id, of another request.
         BudgetExceeded: a budget does not cover it; nothing was sent.
         VideoTaskFailed: it ended without a video.
         UpstreamError, ArchiveError: a step failed more often than it is repeated; run it again to go on.
     """
-    task_id = _task_id(task_id)
-    async with engine_session() as engine:
+    async with named_session(credentials_block, archive_block) as engine:
+        task_id = await known_id(engine, _task_id(task_id))
+        await check_request(engine, task_id, request)
         try:
             try:
                 task = await _steps(engine, task_id, request)
@@ -73,14 +93,34 @@ async def text_to_video(request: TextToVideoRequest, task_id: str | None = None)
             task = await engine.ledger.get(task_id)
             if not task.state.final or (task.active and isinstance(interrupted, RunnerDraining)):
                 return _interrupted(interrupted.message)
+        await show_result(engine.settings, engine.archive, task)
     return _outcome(task)
 
 
+# Each is one step of a task that this run holds; those of :mod:`kling_flows.tasks` first have to get hold of it.
+@task(name="submit", task_run_name="submit", **POLICY)
+async def _submit(task_id: str) -> VideoTask:
+    return await begin(current_engine(), task_id, flow_run_record())
+
+
+@task(name="wait", task_run_name="wait", **POLICY)
+async def _wait(task_id: str) -> VideoTask:
+    return await wait.wait(current_engine(), task_id)
+
+
+@task(name="archive", task_run_name="archive", **POLICY)
+async def _archive(task_id: str) -> VideoTask:
+    return await keep.archive(current_engine(), task_id)
+
+
 async def _steps(engine: Engine, task_id: str, request: TextToVideoRequest) -> VideoTask:
-    task = await _take(engine, task_id, request)
+    task = await take(engine, task_id, request)
     await attach(engine, task)
-    for step in (submit_video, wait_for_video, archive_video):
-        task = await step(task_id)
+    await show_tags([task])
+    async with shown_task(engine.settings, engine.ledger, task_id) as progress:
+        for step in (_submit, _wait, _archive):
+            task = await step(task_id)
+            tell(progress, task)
     return task
 
 
@@ -92,25 +132,6 @@ async def still_wanted(engine: Engine, task_id: str) -> bool:
     return True
 
 
-async def _take(engine: Engine, task_id: str, request: TextToVideoRequest) -> VideoTask:
-    try:
-        return await engine.ledger.claim_one(task_id, engine.runner_id, account=engine.client.account.name)
-    except VideoTaskNotFound:
-        settings, account = Settings.load(), engine.client.account
-        task = new_video_task(
-            request,
-            account.provider,
-            tenant=settings.tenant,
-            task_id=task_id,
-            account=account.name,
-            dialect=account.dialect,
-        )
-        digest = request_digest(request, {}, task_id)
-        return await engine.ledger.create(
-            task, request_digest=digest, runner_id=engine.runner_id, budgets=settings.budgets
-        )
-
-
 async def attach(engine: Engine, task: VideoTask) -> None:
     """Write down that this run carries on a task that an earlier run has begun."""
     run = flow_run_record()
@@ -120,9 +141,7 @@ async def attach(engine: Engine, task: VideoTask) -> None:
 
 
 def _outcome(task: VideoTask) -> Any:
-    if task.state is State.UNRESOLVED:
-        raise VideoTaskUnresolved(task.error.message if task.error else f"videoTasks/{task.id} is UNRESOLVED")
-    error = None if task.artifacts else ending(task)
+    error = outcome_error(task)
     if isinstance(error, VideoTaskCancelled):
         return Cancelled(message=error.message)
     if error is not None:

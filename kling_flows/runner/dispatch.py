@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict, deque
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -27,6 +28,7 @@ from kling_flows.engine.carry import carry
 from kling_flows.engine.engine import Engine
 from kling_flows.engine.retries import REDISPATCH_SECONDS, redispatch_seconds
 from kling_flows.engine.session import engine_session, flow_started
+from kling_flows.engine.tracing import trace_of
 from kling_flows.errors import KlingFlowsError, LedgerUnavailable
 from kling_flows.flows import text_to_video, text_to_videos
 from kling_flows.flows.names import batch_run_name, run_name
@@ -34,6 +36,9 @@ from kling_flows.ledger import VideoTask
 from kling_flows.runner.prefect_client import PlannedRun, planned_run
 from kling_flows.runner.prefect_health import LATE_START_SECONDS, PrefectHealth
 from kling_flows.runner.prefect_runs import EarlierRuns
+from kling_flows.shown.words import tags_of
+from kling_flows.telemetry.spans import Span, span
+from kling_flows.telemetry.trace_context import TraceContext
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +54,7 @@ _many = text_to_videos.with_options(validate_parameters=False)
 class _Carrying:
     # One asyncio task and the video tasks that it carries; without a flow run if it has none planned.
     ids: Sequence[str]
+    traces: Sequence[TraceContext]
     planned: PlannedRun | None = None
     started: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -77,7 +83,8 @@ class InProcessDispatch:
     @property
     def in_flight(self) -> int:
         """Video tasks that wait for their start or are carried."""
-        return len(self._waiting) + len(self._starting) + sum(len(run.ids) for run in self._runs.values())
+        # A copy, because metrics ask from another thread.
+        return len(self._waiting) + len(self._starting) + sum(len(run.ids) for run in list(self._runs.values()))
 
     @property
     def carried(self) -> Mapping[str, PlannedRun]:
@@ -120,7 +127,7 @@ class InProcessDispatch:
         else:
             parameters = get_call_parameters(_many.fn, (None, ids), {})
             call = run_flow_async(_many, flow_run=flow_run, parameters=parameters)
-        await self._flow_run(call, ids, PlannedRun(flow_run.name, id=flow_run.id))
+        await self._flow_run(call, tasks, PlannedRun(flow_run.name, id=flow_run.id))
 
     async def drain(self, seconds: float) -> None:
         """Let the runs come to a safe point, then end those that have not within so many seconds."""
@@ -134,15 +141,17 @@ class InProcessDispatch:
 
     async def _start(self, group: Sequence[VideoTask]) -> None:
         ids = [task.id for task in group]
+        tags = sorted({tag for task in group for tag in tags_of(task)})
         if self._health.away:
-            self._go_without(ids)
+            self._go_without(group)
         elif len(ids) == 1:
-            await self._flow_run(_one(group[0].request, task_id=ids[0]), ids, PlannedRun(run_name(ids[0])))
+            await self._flow_run(_one(group[0].request, task_id=ids[0]), group, PlannedRun(run_name(ids[0]), tags=tags))
         else:
-            await self._flow_run(_many(task_ids=ids), ids, PlannedRun(batch_run_name(ids)))
+            await self._flow_run(_many(task_ids=ids), group, PlannedRun(batch_run_name(ids), tags=tags))
 
-    async def _flow_run(self, call: Coroutine[Any, Any, Any], ids: Sequence[str], planned: PlannedRun) -> None:
-        run = _Carrying(ids, planned)
+    async def _flow_run(self, call: Coroutine[Any, Any, Any], tasks: Sequence[VideoTask], planned: PlannedRun) -> None:
+        run = _Carrying([task.id for task in tasks], _traces(tasks), planned)
+        self._engine.measures.flow_run_started("single" if len(tasks) == 1 else "batch", len(tasks))
         task = self._launch(call, run)
         waiting = asyncio.create_task(run.started.wait())
         try:
@@ -155,11 +164,12 @@ class InProcessDispatch:
         self._health.start_failed(f"a flow run did not start within {LATE_START_SECONDS:.0f} s")
         run.ids = ()
         task.cancel()
-        self._go_without(ids)
+        self._go_without(tasks)
 
-    def _go_without(self, ids: Sequence[str]) -> None:
-        for task_id in ids:
-            self._launch(carry(self._engine, task_id, None), _Carrying((task_id,)))
+    def _go_without(self, tasks: Sequence[VideoTask]) -> None:
+        for task in tasks:
+            self._engine.measures.flow_run_started("without", 1)
+            self._launch(carry(self._engine, task.id, None), _Carrying((task.id,), _traces((task,))))
 
     def _launch(self, call: Coroutine[Any, Any, Any], run: _Carrying) -> asyncio.Task[None]:
         task = asyncio.create_task(self._carry(call, run), name=f"carry/{run.ids[0]}")
@@ -175,7 +185,8 @@ class InProcessDispatch:
                 if run.planned is not None:
                     planned_run.set(run.planned)
                 flow_started.set(run.started)
-                await call
+                with _span_of(run):
+                    await call
         except (CancelledRun, CrashedRun, FailedRun, Abort, Pause) as ended:
             log.info("flow run ended without a video", **facts, reason=str(ended))
         except KlingFlowsError as error:
@@ -216,3 +227,16 @@ class InProcessDispatch:
 
     def _carried_ids(self) -> set[str]:
         return {task_id for run in self._runs.values() for task_id in run.ids}
+
+
+def _traces(tasks: Iterable[VideoTask]) -> list[TraceContext]:
+    return [place for place in map(trace_of, tasks) if place is not None]
+
+
+def _span_of(run: _Carrying) -> AbstractContextManager[Span]:
+    """One video task's run is a part of its trace; a batch is in none of its tasks' traces, and linked with all."""
+    name = "carry" if run.planned is None else "flow run"
+    attributes = {} if run.planned is None else {"kling_flows.flow_run": run.planned.name}
+    if len(run.ids) > 1:
+        return span(name, root=True, links=run.traces, attributes=attributes)
+    return span(name, parent=next(iter(run.traces), None), root=True, attributes=attributes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -30,6 +30,7 @@ class PlannedRun:
 
     name: str
     id: UUID | None = None
+    tags: Sequence[str] = ()
     #: Somebody has cancelled it in Prefect: however it ends, it is shown as Cancelled.
     cancelled: bool = False
 
@@ -67,6 +68,9 @@ class LeanPrefectClient(PrefectClient):
         """As Prefect's, under the planned name, and once more if the server has lost the flow with its database."""
         planned = planned_run.get(None)
         name = name or (planned.name if planned else None)
+        if planned is not None and planned.tags:
+            # Not by Prefect's context for tags: its task runs would inherit them, and ask the server for a limit each.
+            kwargs["tags"] = planned.tags
         try:
             run = await super().create_flow_run(flow, name, *args, **kwargs)
         except httpx.HTTPStatusError:

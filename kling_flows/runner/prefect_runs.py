@@ -1,4 +1,4 @@
-"""What flow runs have to do with video tasks: which they carry, how they end, and what people did to them in Prefect.
+"""What people did to flow runs in Prefect, and what becomes of those whose runner is gone.
 
 Flow-run state is read for one purpose: to learn what a person wants. What was spent is in the ledger alone.
 """
@@ -6,53 +6,26 @@ Flow-run state is read for one purpose: to learn what a person wants. What was s
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Iterable, Sequence
+from typing import Final
 from uuid import UUID
 
 import structlog
 from prefect import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import FlowRun
-from prefect.client.schemas.objects import State as PrefectState
 from prefect.client.schemas.sorting import FlowRunSort
-from prefect.exceptions import ObjectNotFound
-from prefect.states import Cancelled, Completed, Crashed, Failed
+from prefect.states import Cancelled, Crashed
 
 from kling_flows.engine.cancel import cancelled
 from kling_flows.engine.engine import Engine
 from kling_flows.errors import LedgerUnavailable, VideoTaskNotFound
-from kling_flows.ledger import State, VideoTask
+from kling_flows.flows.runs import CALL_SECONDS, IDS_PER_CALL, show
+from kling_flows.ledger import VideoTask
 
 log = structlog.get_logger(__name__)
 
-#: Longest conversation with Prefect before something is done without it, in seconds.
-CALL_SECONDS: Final = 5.0
-
-#: Most flow runs that one call asks for: Prefect answers with 200 at most.
-IDS_PER_CALL: Final = 200
-
 _REASON: Final = "cancelled in Prefect"
-
-
-def video_task_ids(run: FlowRun) -> list[str]:
-    """The video tasks of a run of one of our flows, as its parameters name them."""
-    parameters: Mapping[str, Any] = run.parameters
-    if "request" in parameters:
-        return [str(parameters.get("task_id") or f"vt-{run.id}")]
-    new = [f"vt-{run.id}-{number}" for number in range(len(parameters.get("requests") or ()))]
-    return [*new, *map(str, parameters.get("task_ids") or ())]
-
-
-async def known_video_tasks(engine: Engine, run: FlowRun) -> list[VideoTask]:
-    """Those of a run's video tasks that are in this ledger."""
-    tasks: list[VideoTask] = []
-    for task_id in video_task_ids(run):
-        try:
-            tasks.append(await engine.ledger.get(task_id))
-        except VideoTaskNotFound:
-            continue
-    return tasks
 
 
 async def cancel_video_tasks(engine: Engine, ids: Iterable[str]) -> list[VideoTask]:
@@ -70,15 +43,6 @@ async def cancel_video_tasks(engine: Engine, ids: Iterable[str]) -> list[VideoTa
     return tasks
 
 
-def ending_state(tasks: Sequence[VideoTask]) -> PrefectState[Any]:
-    """How a run of video tasks that have all ended is shown."""
-    states = {task.state for task in tasks}
-    if State.SUCCEEDED in states:
-        return Completed(message=f"{sum(task.state is State.SUCCEEDED for task in tasks)} of {len(tasks)} SUCCEEDED")
-    words = next((task.error.message for task in tasks if task.error is not None), "ended without a video")
-    return Cancelled(message=words) if states == {State.CANCELLED} else Failed(message=words)
-
-
 async def read_runs(ids: Sequence[str]) -> list[FlowRun]:
     """Those of the flow runs that Prefect knows."""
     runs: list[FlowRun] = []
@@ -92,15 +56,6 @@ async def read_runs(ids: Sequence[str]) -> list[FlowRun]:
                 limit=IDS_PER_CALL,
             )
     return runs
-
-
-async def show(flow_run_id: UUID, state: PrefectState[Any]) -> None:
-    """Set what Prefect shows of a run; one that was deleted stays so."""
-    async with asyncio.timeout(CALL_SECONDS), get_client() as client:
-        try:
-            await client.set_flow_run_state(flow_run_id, state, force=True)
-        except ObjectNotFound:
-            log.debug("a flow run is no longer there", flow_run=str(flow_run_id))
 
 
 class EarlierRuns:

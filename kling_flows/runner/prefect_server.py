@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, MutableMapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -57,6 +57,7 @@ def main(host: str, port: int) -> int:
     _let_writers_wait()
     _let_our_runs_be_retried()
     _let_batches_lose_only_what_is_deleted()
+    _let_schedules_fire()
     config = uvicorn.Config(create_app(final=True), log_level="warning", timeout_keep_alive=30)
     uvicorn.Server(config).run(sockets=[listener])
     return 0
@@ -128,6 +129,21 @@ def _let_batches_lose_only_what_is_deleted() -> None:
                     await record_what_can_be([event])
 
     recorder.record_bulk_task_run_events = record_what_can_be
+
+
+def _let_schedules_fire() -> None:
+    """Insert scheduled flow runs with SQLAlchemy 2.1 as with 2.0.
+
+    Prefect's scheduler hands the state of each run along with its columns, and SQLAlchemy 2.0 passed over what is not a
+    column. 2.1 asks the property of that name how to write it, and fails as it does not know: no schedule ever fires.
+    """
+    from prefect.server.database.orm_models import FlowRun
+
+    def pass_over(_class: type[FlowRun], _mapping: MutableMapping[str, Any], _value: object) -> None:
+        return
+
+    # The states are inserted by Prefect itself, afterwards.
+    vars(FlowRun)["state"].bulk_dml_setter = pass_over
 
 
 if __name__ == "__main__":

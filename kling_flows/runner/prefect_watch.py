@@ -33,18 +33,11 @@ from prefect.states import Cancelled, Crashed, Pending
 from kling_flows.engine.engine import Engine
 from kling_flows.errors import LedgerUnavailable
 from kling_flows.flows import text_to_video, text_to_videos
+from kling_flows.flows.runs import CALL_SECONDS, IDS_PER_CALL, ending_state, known_video_tasks, show
 from kling_flows.ledger import State
 from kling_flows.runner.dispatch import InProcessDispatch
 from kling_flows.runner.prefect_health import PrefectHealth
-from kling_flows.runner.prefect_runs import (
-    CALL_SECONDS,
-    IDS_PER_CALL,
-    EarlierRuns,
-    cancel_video_tasks,
-    ending_state,
-    known_video_tasks,
-    show,
-)
+from kling_flows.runner.prefect_runs import EarlierRuns, cancel_video_tasks
 
 log = structlog.get_logger(__name__)
 

@@ -16,13 +16,19 @@ from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settin
 from kling_flows.engine.engine import Engine
 from kling_flows.errors import LedgerUnavailable
 from kling_flows.runner.dispatch import InProcessDispatch
+from kling_flows.runner.metrics import InFlight, runner_measures
 from kling_flows.runner.prefect_client import lean_client_context
 from kling_flows.runner.prefect_health import PrefectHealth
 from kling_flows.runner.prefect_runs import EarlierRuns
 from kling_flows.runner.prefect_watch import PrefectWatch
 from kling_flows.settings import Settings
+from kling_flows.shown.events import told_events
+from kling_flows.telemetry.otlp import exporting
 
 log = structlog.get_logger(__name__)
+
+#: In traces, unless ``OTEL_SERVICE_NAME`` says otherwise.
+SERVICE_NAME: Final = "kling-flows-runner"
 
 #: Most tasks that one claim takes.
 _CLAIM_LIMIT: Final = 500
@@ -47,14 +53,20 @@ async def run(settings: Settings, stop: asyncio.Event) -> int:
         ConfigurationError: something that the settings name cannot be used.
     """
     async with AsyncExitStack() as stack:
-        engine = await stack.enter_async_context(Engine.open(settings))
+        in_flight = InFlight()
+        measures = stack.enter_context(runner_measures(settings, in_flight))
+        await stack.enter_async_context(exporting(SERVICE_NAME))
+        engine = await stack.enter_async_context(Engine.open(settings, measures))
         await stack.enter_async_context(_shared_prefect_clients())
         health, earlier = PrefectHealth(), EarlierRuns(engine)
         dispatch = InProcessDispatch(engine, settings.group_limit, health, earlier)
+        in_flight.ask = lambda: dispatch.in_flight
         watching = asyncio.create_task(PrefectWatch(engine, dispatch, health, earlier).run(), name="prefect-watch")
         stack.push_async_callback(_end, watching)
         if not await _prefect_is_known(health, stop):
             return 0
+        if settings.prefect_events:
+            await stack.enter_async_context(told_events(engine.ledger, lambda: not health.away))
         await engine.lease.free_dead_peers()
         log.info("carrying video tasks", runner=engine.runner_id, provider=str(engine.client.account.provider))
         gc.collect()

@@ -1,0 +1,68 @@
+"""What flow runs have to do with video tasks: which they carry, and how they end.
+
+Flow-run state is never read to learn what was spent: that is in the ledger alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+from uuid import UUID
+
+import structlog
+from prefect import get_client
+from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import State as PrefectState
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Cancelled, Completed, Failed
+
+from kling_flows.engine.engine import Engine
+from kling_flows.errors import VideoTaskNotFound
+from kling_flows.ledger import State, VideoTask
+
+log = structlog.get_logger(__name__)
+
+#: Longest conversation with Prefect before something is done without it, in seconds.
+CALL_SECONDS: Final = 5.0
+
+#: Most flow runs that one call asks for: Prefect answers with 200 at most.
+IDS_PER_CALL: Final = 200
+
+
+def video_task_ids(run: FlowRun) -> list[str]:
+    """The video tasks of a run of one of our flows, as its parameters name them."""
+    parameters: Mapping[str, Any] = run.parameters
+    if "request" in parameters:
+        return [str(parameters.get("task_id") or f"vt-{run.id}")]
+    new = [f"vt-{run.id}-{number}" for number in range(len(parameters.get("requests") or ()))]
+    return [*new, *map(str, parameters.get("task_ids") or ())]
+
+
+async def known_video_tasks(engine: Engine, run: FlowRun) -> list[VideoTask]:
+    """Those of a run's video tasks that are in this ledger."""
+    tasks: list[VideoTask] = []
+    for task_id in video_task_ids(run):
+        try:
+            tasks.append(await engine.ledger.get(task_id))
+        except VideoTaskNotFound:
+            continue
+    return tasks
+
+
+def ending_state(tasks: Sequence[VideoTask]) -> PrefectState[Any]:
+    """How a run of video tasks that have all ended is shown."""
+    states = {task.state for task in tasks}
+    if State.SUCCEEDED in states:
+        return Completed(message=f"{sum(task.state is State.SUCCEEDED for task in tasks)} of {len(tasks)} SUCCEEDED")
+    words = next((task.error.message for task in tasks if task.error is not None), "ended without a video")
+    return Cancelled(message=words) if states == {State.CANCELLED} else Failed(message=words)
+
+
+async def show(flow_run_id: UUID, state: PrefectState[Any]) -> None:
+    """Set what Prefect shows of a run; one that was deleted stays so."""
+    async with asyncio.timeout(CALL_SECONDS), get_client() as client:
+        try:
+            await client.set_flow_run_state(flow_run_id, state, force=True)
+        except ObjectNotFound:
+            log.debug("a flow run is no longer there", flow_run=str(flow_run_id))
