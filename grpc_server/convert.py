@@ -11,8 +11,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
-from grpc_server.names import name_of
+from grpc_server.names import name_of, shown_metadata
 from grpc_server.spec import write_spec
+from kling_flows.engine.identity import public_text
 from kling_flows.errors import ERROR_DOMAIN
 from kling_flows.ledger import ArtifactRecord, ErrorRecord, LateVideo, State, UpstreamRecord, VideoTask
 from kling_flows.v1 import video_task_pb2 as pb
@@ -92,8 +93,8 @@ def artifact_message(record: ArtifactRecord) -> pb.Artifact:
 def _error(record: ErrorRecord) -> Status:
     # The code is text in the ledger; one that a newer release wrote is at least an error.
     code = grpc.StatusCode.__members__.get(record.grpc_code, grpc.StatusCode.UNKNOWN)
-    status = Status(code=code.value[0], message=record.message)
-    info = ErrorInfo(domain=ERROR_DOMAIN, reason=record.reason, metadata=record.metadata)
+    status = Status(code=code.value[0], message=public_text(record.message))
+    info = ErrorInfo(domain=ERROR_DOMAIN, reason=record.reason, metadata=shown_metadata(record.metadata))
     status.details.add().Pack(info)
     return status
 

@@ -56,18 +56,21 @@ class CallbackDeliveries:
             violations.append(
                 Violation("state", "WRONG_WORD", f"{request.state} is not a state; use PENDING, DELIVERED or DEAD")
             )
+        tenant = caller().tenant
         task_id: str | Violation | None = None
         if request.video_task:
-            task_id = parse_name(request.video_task, "video_task")
+            task_id = parse_name(request.video_task, "video_task", tenant)
             if isinstance(task_id, Violation):
                 violations.append(task_id)
         if violations or isinstance(task_id, Violation):
             raise InvalidRequest(violations)
-        listed = hashlib.sha256(repr(("callbackDeliveries", request.state, request.video_task)).encode()).digest()
+        listed = hashlib.sha256(
+            repr(("callbackDeliveries", tenant, request.state, request.video_task)).encode()
+        ).digest()
         before_id = self._tokens.open_page(request.page_token, listed) if request.page_token else None
         size = min(request.page_size or DEFAULT_PAGE_SIZE, MOST_PAGE_SIZE)
         found = await self._ledger.list_deliveries(
-            caller().tenant, state=_ASKED.get(request.state), task_id=task_id, before_id=before_id, limit=size + 1
+            tenant, state=_ASKED.get(request.state), task_id=task_id, before_id=before_id, limit=size + 1
         )
         page = found[:size]
         return rpc.ListCallbackDeliveriesResponse(

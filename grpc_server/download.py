@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
@@ -41,12 +41,16 @@ class Downloads:
         ledger: Knows the files.
         hub: Says when the front drains.
         archive_address: As `Settings.archive_address` has it; opened by the first download, which alone needs it.
+        archive_config: As `Settings.archive_config` has it.
     """
 
-    def __init__(self, ledger: Ledger, hub: Hub, archive_address: str) -> None:
+    def __init__(
+        self, ledger: Ledger, hub: Hub, archive_address: str, archive_config: Mapping[str, str] | None = None
+    ) -> None:
         self._ledger = ledger
         self._hub = hub
         self._archive_address = archive_address
+        self._archive_config = archive_config
         self._reader: ArchiveReader | None = None
         self._opening = asyncio.Lock()
 
@@ -63,7 +67,7 @@ class Downloads:
             ArchiveError: the storage cannot be read.
             ServerUnavailable: the server drains.
         """
-        task_id, kind = _read_request(request)
+        task_id, kind = _read_request(request, tenant)
         record = _find(await self._ledger.get(task_id, tenant=tenant), kind)
         size = record.size_bytes
         if request.offset > size:
@@ -86,7 +90,7 @@ class Downloads:
     async def _open(self) -> ArchiveReader:
         async with self._opening:
             if self._reader is None:
-                self._reader = await asyncio.to_thread(_open_archive, self._archive_address)
+                self._reader = await asyncio.to_thread(_open_archive, self._archive_address, self._archive_config)
             return self._reader
 
     def _check_draining(self, offset: int) -> None:
@@ -96,21 +100,21 @@ class Downloads:
             )
 
 
-def _open_archive(address: str) -> ArchiveReader:
+def _open_archive(address: str, config: Mapping[str, str] | None) -> ArchiveReader:
     # The storage library takes longer to import than all of a front that nobody asks for files.
     from kling_flows.archive.reading import ArchiveReader
 
     try:
-        return ArchiveReader.open(address)
+        return ArchiveReader.open(address, config)
     except ArchiveError as error:
         log.error("cannot open the archive", archive=address, cause=repr(error.__cause__))
         raise
 
 
-def _read_request(request: DownloadVideoRequest) -> tuple[str, str]:
-    """The task's id and the kind of file."""
+def _read_request(request: DownloadVideoRequest, tenant: str) -> tuple[str, str]:
+    """The ledger's id of the task and the kind of file."""
     violations: list[Violation] = []
-    task_id = parse_name(request.name, "name")
+    task_id = parse_name(request.name, "name", tenant)
     if isinstance(task_id, Violation):
         violations.append(task_id)
     kind = request.kind or pb.Artifact.VIDEO

@@ -12,7 +12,8 @@ from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, QuotaFailure, ResourceInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
-from grpc_server.names import name_of
+from grpc_server.names import name_of, shown_metadata
+from kling_flows.engine.identity import public_text
 from kling_flows.errors import (
     ERROR_DOMAIN,
     BudgetExceeded,
@@ -52,7 +53,7 @@ def is_public(error: BaseException) -> bool:
 
 def status_of(error: KlingFlowsError) -> Status:
     """The status that tells a caller of an error that is public."""
-    metadata = {key: _cut(value, _METADATA_VALUE_BYTES) for key, value in error.metadata.items()}
+    metadata = {key: _cut(value, _METADATA_VALUE_BYTES) for key, value in shown_metadata(error.metadata).items()}
     extra: list[Message] = []
     if isinstance(error, InvalidRequest):
         metadata["violations"] = str(len(error.violations))
@@ -70,7 +71,7 @@ def status_of(error: KlingFlowsError) -> Status:
         retry = RetryInfo()
         retry.retry_delay.seconds = seconds
         extra.append(retry)
-    return _status(grpc.StatusCode[error.grpc_code], error.message, error.reason, metadata, extra)
+    return _status(grpc.StatusCode[error.grpc_code], public_text(error.message), error.reason, metadata, extra)
 
 
 def new_incident() -> str:

@@ -1,4 +1,4 @@
-"""The standard health service: SERVING while the ledger can be read and the server does not drain."""
+"""The standard health service: SERVING while the ledger can be used and the server does not drain."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Health:
     async def _ledger_answers(self) -> bool:
         try:
             async with asyncio.timeout(_LOOK_TIMEOUT):
-                await self._ledger.head()
+                await self._ledger.check()
         except Exception:
             return False
         return True

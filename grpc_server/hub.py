@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import Generator, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from operator import attrgetter
 from typing import Final
@@ -27,6 +28,12 @@ _PULL_SIZE: Final = 500
 
 #: Seconds after which the log is looked at even if no commit was signalled.
 _LOOK_SECONDS: Final = 5.0
+
+#: Watchers that are woken at a time. All at once, the messages of ten thousand would stand in gRPC's own queue before
+#: those of every other call. The next ones follow when these sleep again, or after so many seconds, because a slow
+#: reader may take for ever.
+WAKE_SIZE: Final = 100
+_WAKE_SECONDS: Final = 0.02
 
 #: Seconds between two tries while the log cannot be read.
 _RETRY_SECONDS: Final = 0.5
@@ -62,35 +69,52 @@ class Entry:
 class Subscription:
     """What a watcher sleeps on. It holds no events: only from where on there are some for it."""
 
-    __slots__ = ("_woken", "missed")
+    __slots__ = ("_due", "_on_sleep", "_waiter", "missed")
 
-    def __init__(self) -> None:
-        self._woken = asyncio.Event()
+    def __init__(self, on_sleep: Callable[[Subscription], None]) -> None:
+        self._on_sleep = on_sleep
+        # A future and a timer, instead of an asyncio.Event under a timeout: of these there are ten thousands.
+        self._waiter: asyncio.Future[None] | None = None
+        self._due = False
         #: Position just before the first event for this watcher since :meth:`rest`; None if there was none.
         self.missed: int | None = None
 
     def rest(self) -> None:
         """Start afresh; only right while the watcher has seen everything up to the hub's head."""
         self.missed = None
-        self._woken.clear()
+        self._due = False
 
     async def wait(self, seconds: float) -> None:
         """Sleep until there is something to do, at most so many seconds."""
-        try:
-            async with asyncio.timeout(max(seconds, 0)):
-                await self._woken.wait()
-        except TimeoutError:
+        self._on_sleep(self)
+        if self._due:
             return
+        loop = asyncio.get_running_loop()
+        self._waiter = waiter = loop.create_future()
+        timer = loop.call_later(max(seconds, 0), _release, waiter)
+        try:
+            await waiter
+        finally:
+            timer.cancel()
+            self._waiter = None
 
-    def miss(self, position: int) -> None:
-        """Note that there is an event at ``position``."""
-        if self.missed is None:
-            self.missed = position - 1
-            self._woken.set()
+    def miss(self, position: int) -> bool:
+        """Note that there is an event at ``position``; answers whether the watcher is still to be woken for it."""
+        if self.missed is not None:
+            return False
+        self.missed = position - 1
+        return True
 
     def wake(self) -> None:
-        """Wake the watcher without an event."""
-        self._woken.set()
+        """Wake the watcher, with or without an event."""
+        self._due = True
+        if self._waiter is not None:
+            _release(self._waiter)
+
+
+def _release(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 class Hub:
@@ -106,8 +130,13 @@ class Hub:
         self._last_states: dict[str, State] = {}
         self._for_all: dict[str, set[Subscription]] = {}
         self._by_task: dict[str, set[Subscription]] = {}
+        self._to_wake: deque[Subscription] = deque()
+        self._awake: set[Subscription] = set()
+        self._wake_timer: asyncio.TimerHandle | None = None
         self._follower: asyncio.Task[None] | None = None
         self.draining = False
+        #: Told when an event shows that a task has ended; for metrics.
+        self.on_end: Callable[[State], None] | None = None
         #: False while the log cannot be read.
         self.following = False
 
@@ -132,6 +161,8 @@ class Hub:
 
     async def close(self) -> None:
         """Stop following."""
+        if self._wake_timer is not None:
+            self._wake_timer.cancel()
         if self._follower is not None:
             self._follower.cancel()
             await asyncio.wait([self._follower])
@@ -139,7 +170,7 @@ class Hub:
     @contextmanager
     def subscribe(self, tenant: str, task_ids: Iterable[str]) -> Generator[Subscription]:
         """Be woken by events of these tasks, or of any task of the tenant if there are none."""
-        subscription = Subscription()
+        subscription = Subscription(self._asleep)
         ids = tuple(task_ids)
         places = [(self._by_task, task_id) for task_id in ids] or [(self._for_all, tenant)]
         for index, key in places:
@@ -147,6 +178,7 @@ class Hub:
         try:
             yield subscription
         finally:
+            self._asleep(subscription)
             for index, key in places:
                 index[key].discard(subscription)
                 if not index[key]:
@@ -209,8 +241,7 @@ class Hub:
             first.setdefault(event.task.tenant, event.position)
             self._add(event)
         for tenant, position in first.items():
-            for subscription in self._for_all.get(tenant, ()):
-                subscription.miss(position)
+            self._wake_soon(self._for_all.get(tenant, ()), position)
         if events:
             self.head = events[-1].position
             self._notify()
@@ -221,13 +252,36 @@ class Hub:
         self._ring.append(Entry(event, self._last_states.get(task.id)))
         if task.state.final:
             self._last_states.pop(task.id, None)
+            # A final task may have later events, about its late video.
+            if self.on_end is not None and task.end_time == task.update_time:
+                self.on_end(task.state)
         else:
             self._last_states[task.id] = task.state
         if len(self._ring) >= RING_SIZE + _TRIM:
             self._floor = self._ring[_TRIM - 1].position
             del self._ring[:_TRIM]
-        for subscription in self._by_task.get(task.id, ()):
-            subscription.miss(event.position)
+        self._wake_soon(self._by_task.get(task.id, ()), event.position)
+
+    def _wake_soon(self, subscriptions: Iterable[Subscription], position: int) -> None:
+        self._to_wake.extend(subscription for subscription in subscriptions if subscription.miss(position))
+        if self._to_wake and self._wake_timer is None:
+            self._wake_some()
+
+    def _wake_some(self) -> None:
+        self._wake_timer = None
+        self._awake.clear()
+        for _ in range(min(WAKE_SIZE, len(self._to_wake))):
+            subscription = self._to_wake.popleft()
+            self._awake.add(subscription)
+            subscription.wake()
+        if self._to_wake:
+            self._wake_timer = asyncio.get_running_loop().call_later(_WAKE_SECONDS, self._wake_some)
+
+    def _asleep(self, subscription: Subscription) -> None:
+        self._awake.discard(subscription)
+        if not self._awake and self._wake_timer is not None:
+            self._wake_timer.cancel()
+            self._wake_some()
 
     def _notify(self) -> None:
         self._moved.set()

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Final, Self
 
 from grpc_server.spec import read_spec
+from kling_flows.engine.identity import MADE_PREFIX, ledger_task_id
 from kling_flows.engine.intake import REQUEST_PATH, new_video_task, request_digest
 from kling_flows.errors import CredentialsMissing, InvalidRequest, Violation
 from kling_flows.ledger import LateVideo, VideoTask
@@ -65,12 +66,21 @@ def read_create(request: CreateVideoTaskRequest, terms: Terms, tenant: str) -> t
     priority = request.video_task.priority
     deadline = _read_deadline(request.video_task, violations)
     on_deadline = _read_on_deadline(request.video_task, violations)
+    chosen = request.video_task_id
+    if chosen.startswith(MADE_PREFIX):
+        violations.append(
+            Violation(
+                "video_task_id",
+                "RESERVED",
+                f"must not begin with {MADE_PREFIX}, as the ids do that the server makes; choose another one, or none",
+            )
+        )
     try:
         task = new_video_task(
             wish,
             terms.provider,
             tenant=tenant,
-            task_id=request.video_task_id,
+            task_id=chosen,
             request_id=request.request_id,
             labels=labels,
             account=terms.account,
@@ -86,9 +96,8 @@ def read_create(request: CreateVideoTaskRequest, terms: Terms, tenant: str) -> t
         )
     else:
         if not violations:
-            return task, request_digest(
-                wish, labels, request.video_task_id, priority=priority, deadline=deadline, on_deadline=on_deadline
-            )
+            digest = request_digest(wish, labels, chosen, priority=priority, deadline=deadline, on_deadline=on_deadline)
+            return (task.model_copy(update={"id": ledger_task_id(tenant, chosen)}) if chosen else task), digest
     raise InvalidRequest(violations)
 
 

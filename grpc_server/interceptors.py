@@ -14,12 +14,19 @@ from grpc_server.auth.authenticator import Authenticator, check_scope
 from grpc_server.auth.identity import Scope, calling
 from grpc_server.errors import internal_status, is_public, new_incident, status_of
 from grpc_server.limits import TenantLimits
-from kling_flows.errors import InvalidRequest, KlingFlowsError, Violation
+from grpc_server.observation import Observation
+from kling_flows.errors import InvalidRequest, KlingFlowsError, ServerUnavailable, Violation
 
 log = structlog.get_logger(__name__)
 
 # The package has no types.
 _status_library: Final[Any] = rpc_status
+
+#: The status of what is not meant for callers.
+_INTERNAL: Final = grpc.StatusCode.INTERNAL.name
+
+#: What a stranger's call of anything else than our methods is observed as.
+_OTHER: Final = "other"
 
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 _Context = grpc.aio.ServicerContext[Any, Any]
@@ -52,11 +59,18 @@ class Guard(grpc.aio.ServerInterceptor):
     """
 
     def __init__(
-        self, service_name: str, authenticator: Authenticator, limits: TenantLimits, *, open_services: Collection[str]
+        self,
+        service_name: str,
+        authenticator: Authenticator,
+        limits: TenantLimits,
+        observation: Observation,
+        *,
+        open_services: Collection[str],
     ) -> None:
         self._prefix = f"/{service_name}/"
         self._authenticator = authenticator
         self._limits = limits
+        self._observation = observation
         self._open = tuple(f"/{name}/" for name in open_services)
         self._wrapped: dict[str, _Handler] = {}
 
@@ -67,6 +81,9 @@ class Guard(grpc.aio.ServerInterceptor):
     ) -> _Handler | None:
         """Answer the method's handler, wrapped once for all calls."""
         method = handler_call_details.method
+        metadata = handler_call_details.invocation_metadata or ()
+        if not method.startswith(self._open) and not self._authenticator.may_know(metadata):
+            return self._refusing(method)
         wrapped = self._wrapped.get(method)
         if wrapped is not None:
             return wrapped
@@ -80,6 +97,23 @@ class Guard(grpc.aio.ServerInterceptor):
         self._wrapped[method] = wrapped
         return wrapped
 
+    def _refusing(self, method: str) -> _Handler:
+        name = method.removeprefix(self._prefix)
+        # Strangers must not fill the metrics with names that they make up.
+        name = name if name in SCOPES else _OTHER
+
+        # As if a stream of requests came, of which none is read: no message of strangers is taken into memory.
+        async def refuse(_requests: Any, context: _Context) -> None:
+            with self._observation.of(name, context, streaming=False) as rpc:
+                try:
+                    self._authenticator.identify(context)
+                    raise ServerUnavailable("who calls has become known at this moment only; try again")
+                except KlingFlowsError as error:
+                    rpc.code = error.grpc_code
+                    await _abort(context, method, error)
+
+        return grpc.stream_stream_rpc_method_handler(refuse)
+
     def _wrap(self, handler: _Handler, method: str) -> _Handler:
         # Requests come as bytes, so that those which are no message at all are refused here like any other.
         if handler.response_streaming:
@@ -91,17 +125,21 @@ class Guard(grpc.aio.ServerInterceptor):
         )
 
     def _guarded(self, behavior: Any, handler: _Handler, method: str) -> Any:
-        scope, streaming = SCOPES[method.removeprefix(self._prefix)], handler.response_streaming
+        name = method.removeprefix(self._prefix)
+        scope, streaming = SCOPES[name], handler.response_streaming
         decode: Any = handler.request_deserializer
 
         async def guarded(encoded: bytes, context: _Context) -> Any:
-            try:
-                identity = self._authenticator.identify(context)
-                check_scope(identity, scope, method)
-                with self._limits.call(identity.tenant, streaming=streaming), calling(identity):
-                    return await behavior(_decoded(encoded, decode), context)
-            except Exception as error:
-                await _abort(context, method, error)
+            with self._observation.of(name, context, streaming=streaming) as rpc:
+                try:
+                    identity = self._authenticator.identify(context)
+                    check_scope(identity, scope, method)
+                    with self._limits.call(identity.tenant, streaming=streaming), calling(identity):
+                        rpc.answer = await behavior(_decoded(encoded, decode), context)
+                        return rpc.answer
+                except Exception as error:
+                    rpc.code = error.grpc_code if isinstance(error, KlingFlowsError) and is_public(error) else _INTERNAL
+                    await _abort(context, method, error)
 
         return guarded
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
+import errno
+import os
 import socket
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 import grpc
@@ -11,10 +15,13 @@ import grpc
 from grpc_server.auth.access_file import SETTING as ACCESS_FILE
 from grpc_server.auth.tls import TlsFiles
 from kling_flows.errors import ConfigurationError
-from kling_flows.settings import Settings, split_address
+from kling_flows.settings import Settings, is_loopback, split_address
 
 SETTING: Final = "KLING_FLOWS_LISTEN"
 _UNIX: Final = "unix:"
+
+#: What others than the socket's owner may not: read, write and execute.
+_OWNER_ONLY: Final = 0o177
 
 
 def listen_address(settings: Settings) -> str:
@@ -25,6 +32,10 @@ def listen_address(settings: Settings) -> str:
     """
     configured = settings.listen
     if configured.startswith(_UNIX):
+        if settings.fronts > 1:
+            raise ConfigurationError(
+                "KLING_FLOWS_FRONTS", f"must be 1 to listen on {configured}: a socket file has one process behind it"
+            )
         return configured
     host, port = split_address(SETTING, configured)
     if host == "localhost":
@@ -68,16 +79,24 @@ def _check_protected(settings: Settings) -> None:
         )
 
 
-def bind(server: grpc.aio.Server, address: str, tls: TlsFiles | None = None) -> str:
+def bind(server: grpc.aio.Server, address: str, tls: TlsFiles | None = None, *, shared: bool = False) -> str:
     """Open the port; answer the address with the port that was given, if 0 was asked for.
+
+    Args:
+        server: Opens it.
+        address: Of `listen_address`. A socket file is its owner's only.
+        tls: Served there, if any.
+        shared: Whether other fronts listen there as well.
 
     Raises:
         ConfigurationError: the port cannot be opened.
     """
     try:
-        if not address.startswith(_UNIX):
-            _try(address)
-        port = server.add_insecure_port(address) if tls is None else server.add_secure_port(address, tls.credentials())
+        _try(address, shared=shared)
+        with _owner_only():
+            port = (
+                server.add_insecure_port(address) if tls is None else server.add_secure_port(address, tls.credentials())
+            )
     except (OSError, RuntimeError) as error:
         raise ConfigurationError(
             SETTING,
@@ -87,17 +106,33 @@ def bind(server: grpc.aio.Server, address: str, tls: TlsFiles | None = None) -> 
     return address if address.startswith(_UNIX) else f"{address.rpartition(':')[0]}:{port}"
 
 
-def _try(address: str) -> None:
-    # gRPC would print its own lines about a port that is taken, and not say why.
+def _try(address: str, *, shared: bool) -> None:
+    # gRPC would print its own lines about a port that is taken, and not say why. A socket file it would even take away
+    # from whoever listens there.
+    if address.startswith(_UNIX):
+        _try_file(Path(address.removeprefix(_UNIX)))
+        return
     host, port = split_address(SETTING, address)
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         probe.bind((host, port))
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches it."""
+def _try_file(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+@contextmanager
+def _owner_only() -> Generator[None]:
+    before = os.umask(_OWNER_ONLY)
     try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+        yield
+    finally:
+        os.umask(before)

@@ -45,7 +45,7 @@ async def list_page(
     if violations:
         raise InvalidRequest(violations)
     oldest_first = _ORDERS[order]
-    listed = hashlib.sha256(repr((selected, oldest_first, reading)).encode()).digest()
+    listed = hashlib.sha256(repr((tenant, selected, oldest_first, reading)).encode()).digest()
     beyond = tokens.open_task_page(request.page_token, listed) if request.page_token else None
     size = min(request.page_size or DEFAULT_PAGE_SIZE, MOST_PAGE_SIZE)
     # Taken before the tasks are read: what happens meanwhile is then seen twice rather than not at all.

@@ -8,7 +8,7 @@ import os
 import signal
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
@@ -19,8 +19,12 @@ from kling_flows.errors import ConfigurationError
 from kling_flows.ledger import Ledger
 from kling_flows.processes import READY_VARIABLE, new_event_loop, stop_with_parent
 from kling_flows.settings import Settings
+from kling_flows.telemetry.otlp import exporting
 
 log = structlog.get_logger(__name__)
+
+#: In traces, unless ``OTEL_SERVICE_NAME`` says otherwise.
+SERVICE_NAME: Final = "kling-flows-front"
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
@@ -33,7 +37,7 @@ async def serve(settings: Settings) -> None:
     """Serve until SIGTERM, SIGINT or the parent's end, then drain.
 
     Raises:
-        ConfigurationError: a setting cannot work on this machine.
+        ConfigurationError: a setting, or where traces are to be sent, cannot work on this machine.
         LedgerUnavailable: the ledger cannot be read.
     """
     stop = asyncio.Event()
@@ -43,7 +47,7 @@ async def serve(settings: Settings) -> None:
     listen_address(settings)
     if settings.http_listen is not None:
         http_address(settings.http_listen)
-    async with await Ledger.open(settings.ledger_address) as ledger:
+    async with exporting(SERVICE_NAME), await Ledger.open(settings.ledger_address) as ledger:
         front = await Front.start(settings, ledger)
         try:
             _settle_memory()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, Self
 
 import grpc
@@ -17,12 +18,16 @@ from grpc_server.intake import Terms
 from grpc_server.interceptors import Guard
 from grpc_server.limits import TenantLimits
 from grpc_server.listen import bind, listen_address, tls_files
+from grpc_server.observation import Observation
 from grpc_server.service import SERVICE_NAME, VideoTaskService, method_handlers
 from grpc_server.tokens import Tokens
 from kling_flows.ledger import Ledger
 from kling_flows.settings import Settings
 
 if TYPE_CHECKING:
+    from starlette.routing import BaseRoute
+
+    from grpc_server.http.metrics import MetricsEndpoint
     from grpc_server.http.server import HttpSide
 
 #: Seconds that RPCs have to finish once the server drains; all of ours do so in milliseconds.
@@ -34,8 +39,6 @@ OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     # By default bursts above about 1,000 calls are shed as CANCELLED, which clients never retry.
     ("grpc.server.max_pending_requests", _MOST_PENDING),
     ("grpc.server.max_pending_requests_hard_limit", _MOST_PENDING),
-    # Otherwise a second server on the same port would start without an error and take half of the calls.
-    ("grpc.so_reuseport", 0),
     # By default clients that ping more often than every five minutes are cut off.
     # Half of the 10 s that most libraries allow as the least: such a client must never be early.
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
@@ -46,7 +49,8 @@ OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     # Clients spread over new replicas; a watch goes on with its token.
     ("grpc.max_connection_age_ms", 30 * 60_000),
     ("grpc.max_connection_age_grace_ms", 30_000),
-    # 1,000 creates in one batch, each with a prompt of 2,500 characters of three bytes.
+    # 1,000 creates in one batch, each with a prompt of 2,500 characters of three bytes. This is for callers who are
+    # known: what strangers send stays in the connection's flow control, see `Guard`.
     ("grpc.max_receive_message_length", 8 * 1024 * 1024),
 )
 
@@ -82,27 +86,39 @@ class Front:
         limits = TenantLimits(
             create_rate=settings.create_rate, max_calls=settings.max_calls, max_watches=settings.max_watches
         )
-        guard = Guard(SERVICE_NAME, access.authenticator, limits, open_services=[HEALTH_SERVICE_NAME])
-        server = grpc.aio.server(interceptors=[guard], options=OPTIONS)
-        address = bind(server, listen_address(settings), tls_files(settings))
+        metrics = _metrics(settings, ledger, access)
+        observation = Observation(None if metrics is None else metrics.metrics)
+        guard = Guard(SERVICE_NAME, access.authenticator, limits, observation, open_services=[HEALTH_SERVICE_NAME])
+        shared = settings.fronts > 1
+        # Else a second server on the same port would start without an error and take half of the calls.
+        options = (*OPTIONS, ("grpc.so_reuseport", int(shared)))
+        server = grpc.aio.server(interceptors=[guard], options=options)
+        address = bind(server, listen_address(settings), tls_files(settings), shared=shared)
         hub = Hub(ledger)
         health = Health(ledger, hub)
+        tokens = Tokens(ledger.token_key, ledger.ledger_id)
         service = VideoTaskService(
             ledger,
             hub,
-            Tokens(ledger.token_key, ledger.ledger_id),
+            tokens,
             Admission(ledger, settings.max_queued),
             limits,
             terms=terms,
-            downloads=Downloads(ledger, hub, settings.archive_address),
+            downloads=Downloads(ledger, hub, settings.archive_address, settings.archive_config),
             result_retention=settings.result_retention,
         )
         server.add_generic_rpc_handlers([method_handlers(service)])
         health.add_to(server)
         names = (SERVICE_NAME, HEALTH_SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
-        http = await _start_http(settings, ledger)
+        pages = _console(settings, ledger, service, access, limits, tokens, terms)
+        http = await _start_http(settings, ledger, metrics, pages)
+        if http is not None and pages:
+            log.info("console is served", url=f"http://{http.address}/")
         await hub.start()
+        if metrics is not None:
+            # From here on: what the log held before is not news.
+            hub.on_end = metrics.metrics.video_task_ended
         await health.start()
         access.start()
         await server.start()
@@ -129,10 +145,40 @@ class Front:
         log.info("drained", address=self.address)
 
 
-async def _start_http(settings: Settings, ledger: Ledger) -> HttpSide | None:
+def _metrics(settings: Settings, ledger: Ledger, access: Access) -> MetricsEndpoint | None:
+    if settings.http_listen is None:
+        return None
+    # On demand, as the HTTP side itself.
+    from grpc_server.http.metrics import MetricsEndpoint
+
+    return MetricsEndpoint(ledger, settings.budgets, access.authenticator)
+
+
+def _console(
+    settings: Settings,
+    ledger: Ledger,
+    service: VideoTaskService,
+    access: Access,
+    limits: TenantLimits,
+    tokens: Tokens,
+    terms: Terms,
+) -> Sequence[BaseRoute]:
+    if settings.http_listen is None:
+        return ()
+    # On demand, as the HTTP side itself.
+    from grpc_server.console.app import console_routes, is_served
+
+    if not is_served(settings):
+        return ()
+    return console_routes(settings, ledger, service, access, limits, tokens, terms)
+
+
+async def _start_http(
+    settings: Settings, ledger: Ledger, metrics: MetricsEndpoint | None, pages: Sequence[BaseRoute]
+) -> HttpSide | None:
     if settings.http_listen is None:
         return None
     # On demand: a front without it starts sooner.
     from grpc_server.http.server import HttpSide
 
-    return await HttpSide.start(settings.http_listen, settings.callback_secrets, ledger)
+    return await HttpSide.start(settings.http_listen, settings.callback_secrets, ledger, metrics, pages)

@@ -195,12 +195,13 @@ class VideoTaskService:
 
     async def watch(self, request: rpc.WatchVideoTasksRequest, context: _Context) -> None:
         """Stream tasks as they change; see :meth:`grpc_server.watch.Watch.run` for what is raised."""
+        tenant = caller().tenant
         watch = Watch(
-            parse_watch(request),
+            parse_watch(request, tenant),
             hub=self._hub,
             ledger=self._ledger,
             tokens=self._tokens,
-            tenant=caller().tenant,
+            tenant=tenant,
             write=context.write,
         )
         await watch.run()
@@ -279,7 +280,7 @@ def method_handlers(service: VideoTaskService) -> grpc.GenericRpcHandler:
 
 
 def _parse_own_name(name: str, violations: list[Violation]) -> str:
-    task_id = parse_name(name, "name")
+    task_id = parse_name(name, "name", caller().tenant)
     if isinstance(task_id, Violation):
         raise InvalidRequest([task_id, *violations])
     if violations:

@@ -50,10 +50,14 @@ class Tokens:
     def __init__(self, key: bytes, ledger_id: str) -> None:
         self._key = key
         self._ledger_id = ledger_id.encode()
+        # All who are told of an event get the same.
+        self._newest = (-1, "")
 
     def resume(self, position: int) -> str:
         """A token to go on watching after ``position``; it serves any names and filter."""
-        return self._seal(b"resume", _POSITION.pack(position), b"")
+        if self._newest[0] != position:
+            self._newest = position, self._seal(b"resume", _POSITION.pack(position), b"")
+        return self._newest[1]
 
     def snapshot(self, point: ResumePoint, watched: bytes) -> str:
         """A token to go on in the middle of a snapshot of what ``watched`` identifies."""

@@ -25,7 +25,7 @@ class WatchPlan:
     """What a watch delivers and how.
 
     Args:
-        task_ids: The watched tasks; empty means those that the filter selects.
+        task_ids: The watched tasks, as the ledger calls them; empty means those that the filter selects.
         filter: Selects tasks; everything if there are ``task_ids``.
         resume_token: Where to go on; empty begins with a snapshot.
         full: Whether tasks are sent with their spec.
@@ -46,8 +46,8 @@ class WatchPlan:
         return hashlib.sha256(repr((self.task_ids, self.filter)).encode()).digest()
 
 
-def parse_watch(request: WatchVideoTasksRequest) -> WatchPlan:
-    """Read a request.
+def parse_watch(request: WatchVideoTasksRequest, tenant: str) -> WatchPlan:
+    """Read a request of a tenant.
 
     Raises:
         InvalidRequest: with all violations.
@@ -64,14 +64,14 @@ def parse_watch(request: WatchVideoTasksRequest) -> WatchPlan:
         violations.append(
             Violation("until_final", "CONTRADICTION", "needs names: without them new tasks can always follow")
         )
-    task_ids = _parse_names(request, violations)
+    task_ids = _parse_names(request, tenant, violations)
     heartbeat = parse_heartbeat(request, violations)
     if violations:
         raise InvalidRequest(violations)
     return WatchPlan(task_ids, task_filter, request.resume_token, full, heartbeat, request.until_final)
 
 
-def _parse_names(request: WatchVideoTasksRequest, violations: list[Violation]) -> tuple[str, ...]:
+def _parse_names(request: WatchVideoTasksRequest, tenant: str, violations: list[Violation]) -> tuple[str, ...]:
     if len(request.names) > MOST_NAMES:
         violations.append(
             Violation(
@@ -83,7 +83,7 @@ def _parse_names(request: WatchVideoTasksRequest, violations: list[Violation]) -
         return ()
     ids: set[str] = set()
     for number, name in enumerate(request.names):
-        task_id = parse_name(name, f"names[{number}]")
+        task_id = parse_name(name, f"names[{number}]", tenant)
         if isinstance(task_id, Violation):
             violations.append(task_id)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import re
@@ -76,14 +77,41 @@ class Settings(BaseSettings):
         Path(platformdirs.user_state_dir("kling-flows", appauthor=False)),
         description="Folder of the ledger, the local Prefect server's data and, by default, the archive.",
     )
-    listen: str = Field("127.0.0.1:50051", description="Where gRPC is served and called: host:port.")
+    listen: str = Field(
+        "127.0.0.1:50051", description="Where gRPC is served and called: host:port, or unix:<path> of a socket."
+    )
+    fronts: Annotated[int, Field(ge=1, le=64)] = Field(
+        1,
+        description="Processes that serve gRPC at one address; more of them use more cores. Limits of a tenant are of "
+        "each process.",
+    )
     archive: str | None = Field(None, description="Folder or URL of the archive; <state-dir>/archive by default.")
-    ledger_url: str | None = Field(None, description="sqlite:///<file>; <state-dir>/ledger.db by default.")
+    archive_options: dict[str, SecretStr] = Field(
+        {},
+        description="Options of the archive's storage, as JSON, by obstore's names; for example "
+        '{"aws_access_key_id": "...", "aws_region": "..."}. By default the storage\'s own variables and files.',
+    )
+    ledger_url: SecretStr | None = Field(
+        None,
+        description="sqlite:///<file>, or postgresql://<user>@<host>/<database> with the password in PGPASSWORD or "
+        "PGPASSFILE; <state-dir>/ledger.db by default.",
+    )
     poll_interval: Annotated[float, Field(ge=0.05, le=3600)] = Field(
         3.0, description="Seconds between two looks at a task at the provider."
     )
     prefect_api_url: str | None = Field(None, description="Use this Prefect server instead of a local one.")
     prefect_listen: str = Field("127.0.0.1:4200", description="Where the local Prefect server listens: host:port.")
+    prefect_events: bool = Field(
+        True, description="Tell Prefect of state changes, for its automations: ends always, the rest while calm."
+    )
+    prefect_artifacts: Literal["off", "result", "progress"] = Field(
+        "progress",
+        description="What a flow run shows of its videos: nothing, the result, or the progress as well. Each costs "
+        "Prefect's server some CPU.",
+    )
+    prefect_progress_seconds: Annotated[float, Field(ge=1)] | None = Field(
+        None, description="Seconds between two updates of a progress artifact; by default on a state change only."
+    )
     tenant: str = Field("default", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="Whose tasks these are.")
     max_in_flight: Annotated[int, Field(ge=1, le=100_000)] = Field(
         5_000, description="Most video tasks that one runner carries at a time."
@@ -141,7 +169,14 @@ class Settings(BaseSettings):
         None, description="Most streams of one tenant at a time; unlimited if unset."
     )
     http_listen: str | None = Field(
-        None, description="Where HTTP is served, for the provider's callbacks: host:port; not at all by default."
+        None,
+        description="Where HTTP is served, for the provider's callbacks, metrics and the web console: host:port; not "
+        "at all by default.",
+    )
+    console: bool = Field(True, description="Serve the web console too where HTTP is served.")
+    runner_metrics_listen: str | None = Field(
+        None,
+        description="Where a runner serves its metrics: host:port on loopback, port 0 for any; not at all by default.",
     )
     callback_base_url: str | None = Field(
         None,
@@ -173,7 +208,7 @@ class Settings(BaseSettings):
             first = error.errors(include_input=False, include_url=False)[0]
             name = str(first["loc"][0])
             if first["type"] == "extra_forbidden":
-                raise ConfigurationError(name, f"no such setting; it stands in {_config_file()}") from None
+                raise ConfigurationError(name, f"no such setting; it stands in {configuration_file()}") from None
             shown = name.upper() if name.upper() in _KEY_NAMES else PREFIX + name.upper()
             raise ConfigurationError(shown, first["msg"]) from None
 
@@ -187,7 +222,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags, environment, TOML file, in this order."""
-        file = _config_file()
+        file = configuration_file()
         if not file.is_file():
             if CONFIG_VARIABLE in os.environ:
                 what = "is not a file" if file.exists() else "does not exist"
@@ -205,14 +240,20 @@ class Settings(BaseSettings):
 
     @property
     def ledger_address(self) -> str:
-        """The ledger's SQLAlchemy URL."""
-        return self.ledger_url or f"sqlite:///{self.state_dir.absolute() / 'ledger.db'}"
+        """The ledger's URL, which may hold a password."""
+        named = None if self.ledger_url is None else self.ledger_url.get_secret_value()
+        return named or f"sqlite:///{self.state_dir.absolute() / 'ledger.db'}"
 
     @property
     def archive_address(self) -> str:
         """The archive's URL or absolute folder."""
         archive = self.archive or str(self.state_dir / "archive")
         return archive if "://" in archive else str(Path(archive).expanduser().absolute())
+
+    @property
+    def archive_config(self) -> dict[str, str] | None:
+        """The storage's options as obstore takes them; None if there are none."""
+        return {name: value.get_secret_value() for name, value in self.archive_options.items()} or None
 
     def account(self) -> Account:
         """The account that new tasks are submitted with.
@@ -331,6 +372,9 @@ def _as_variable(value: object) -> str:
     """As the environment holds it; what is more than a word is JSON there."""
     if isinstance(value, SecretStr):
         return value.get_secret_value()
+    if isinstance(value, dict):
+        items = cast("dict[str, object]", value).items()
+        return json.dumps({name: _as_variable(item) for name, item in items})
     if isinstance(value, tuple):
         return json.dumps([_as_item(item) for item in cast("tuple[object, ...]", value)])
     return str(value)
@@ -343,7 +387,8 @@ def _as_item(item: object) -> object:
 _KEY_NAMES = frozenset({"KLING_API_KEY", "KLING_ACCESS_KEY", "KLING_SECRET_KEY", "COMETAPI_KEY"})
 
 
-def _config_file() -> Path:
+def configuration_file() -> Path:
+    """The TOML file that is read if it exists."""
     named = os.environ.get(CONFIG_VARIABLE)
     return Path(named) if named else Path(platformdirs.user_config_dir("kling-flows", appauthor=False)) / "config.toml"
 
@@ -357,6 +402,14 @@ def _printable(name: str, secret: SecretStr) -> SecretStr:
             name, "has blanks, line breaks or characters that no key has; copy it again from the provider's console"
         )
     return secret
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches it."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def split_address(setting: str, address: str) -> tuple[str, int]:

@@ -18,8 +18,15 @@ _SUBJECT_PROPERTIES: Final = ("x509_subject_alternative_name", "x509_common_name
 _REMEDY: Final = "send a token of the server's access file as 'authorization: Bearer <token>', or a client certificate"
 
 
+Metadata = Iterable[tuple[str, str | bytes]]
+
+
 class Authenticator(Protocol):
     """Says who calls."""
+
+    def may_know(self, metadata: Metadata) -> bool:
+        """Whether `identify` may find somebody; asked before anything of the request is received."""
+        ...
 
     def identify(self, context: grpc.aio.ServicerContext[Any, Any]) -> Identity:
         """The caller.
@@ -36,6 +43,10 @@ class Everybody:
     def __init__(self, tenant: str) -> None:
         self._identity = Identity("local", tenant, frozenset(Scope))
 
+    def may_know(self, metadata: Metadata) -> bool:
+        """See :class:`Authenticator`."""
+        return True
+
     def identify(self, context: grpc.aio.ServicerContext[Any, Any]) -> Identity:
         """See :class:`Authenticator`."""
         return self._identity
@@ -46,6 +57,11 @@ class ByAccessList:
 
     def __init__(self, access: AccessList) -> None:
         self.access = access
+
+    def may_know(self, metadata: Metadata) -> bool:
+        """See :class:`Authenticator`; certificates are only seen later."""
+        token = _token(metadata)
+        return bool(self.access.certificate) if token is None else self.access.by_token(token) is not None
 
     def identify(self, context: grpc.aio.ServicerContext[Any, Any]) -> Identity:
         """See :class:`Authenticator`; a token is looked at first."""
@@ -77,7 +93,7 @@ def check_scope(identity: Identity, scope: Scope, method: str) -> None:
         )
 
 
-def _token(metadata: Iterable[tuple[str, str | bytes]]) -> str | None:
+def _token(metadata: Metadata) -> str | None:
     for key, value in metadata:
         if key == "authorization" and isinstance(value, str):
             # Anything else in this header is as wrong as a wrong token.

@@ -15,6 +15,7 @@ import structlog
 from kling_flows.errors import ConfigurationError
 from kling_flows.logs import configure_logging
 from kling_flows.processes import READY_VARIABLE, stop_with_parent
+from kling_flows.serve.address import free_address, shared_address
 from kling_flows.serve.children import Child, ChildFailed
 from kling_flows.settings import Settings, split_address
 
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 Role = Literal["all", "front", "runner"]
+
+_LISTEN: Final = "KLING_FLOWS_LISTEN"
+_HTTP_LISTEN: Final = "KLING_FLOWS_HTTP_LISTEN"
+_UNIX: Final = "unix:"
 
 #: Seconds that the front gets before the others start and take its CPU.
 _FRONT_FIRST_SECONDS: Final = 5.0
@@ -44,7 +49,8 @@ def run(settings: Settings, role: Role = "all") -> int:
     """
     configure_logging()
     settings.account()
-    split_address("KLING_FLOWS_LISTEN", settings.listen)
+    if not settings.listen.startswith(_UNIX):
+        split_address(_LISTEN, settings.listen)
     _prepare(settings.state_dir)
     return asyncio.run(_Supervisor(settings, role).run())
 
@@ -57,7 +63,7 @@ class _Supervisor:
         self._prefect: list[Child] = []
         environment = dict(settings.environment())
         if role in ("all", "runner") and settings.prefect_api_url is None:
-            host, port = _free_address("KLING_FLOWS_PREFECT_LISTEN", settings.prefect_listen)
+            host, port = free_address("KLING_FLOWS_PREFECT_LISTEN", settings.prefect_listen)
             environment["KLING_FLOWS_PREFECT_LISTEN"] = f"{host}:{port}"
             home = settings.state_dir.absolute() / "prefect"
             self._prefect.append(
@@ -70,9 +76,13 @@ class _Supervisor:
                 )
             )
         self._ready = Path(os.environ.get(READY_VARIABLE) or settings.state_dir.absolute() / "front.address")
+        self._address: socket.socket | None = None
         if role in ("all", "front"):
-            self._front.append(
-                Child("front", "grpc_server", environment={READY_VARIABLE: str(self._ready)} | environment)
+            if settings.fronts > 1 and not settings.listen.startswith(_UNIX):
+                self._address, environment[_LISTEN] = shared_address(_LISTEN, settings.listen)
+            self._front.extend(
+                Child(f"front-{number}" if number else "front", "grpc_server", environment=environment | own)
+                for number, own in enumerate(_of_each_front(settings, self._ready))
             )
         if role in ("all", "runner"):
             self._behind.append(Child("runner", "kling_flows.runner", environment=environment))
@@ -100,6 +110,8 @@ class _Supervisor:
             await asyncio.gather(*(child.stop() for child in self._prefect))
             for task in keeping:
                 task.cancel()
+            if self._address is not None:
+                self._address.close()
         outcomes = await asyncio.gather(*keeping, return_exceptions=True)
         for outcome in outcomes:
             if isinstance(outcome, ChildFailed):
@@ -111,7 +123,7 @@ class _Supervisor:
     async def _check_archive(self) -> None:
         # The runner does so too, but only after Prefect's long start.
         if self._behind:
-            archive = await asyncio.to_thread(_open_archive, self._settings.archive_address)
+            archive = await asyncio.to_thread(_open_archive, self._settings)
             await archive.close()
 
     async def _front_ready(self, ending: Sequence[asyncio.Task[object]]) -> None:
@@ -125,11 +137,25 @@ class _Supervisor:
                 return
 
 
-def _open_archive(address: str) -> VideoArchive:
+def _of_each_front(settings: Settings, ready: Path) -> list[dict[str, str]]:
+    """What is set for each front alone; the first one has what a single one has."""
+    own = [{READY_VARIABLE: str(ready)}]
+    for number in range(1, settings.fronts):
+        variables = {READY_VARIABLE: str(ready.with_name(f"{ready.name}.{number}"))}
+        if settings.http_listen is not None:
+            # Metrics are of one process each, so that they cannot share an address.
+            host, port = split_address(_HTTP_LISTEN, settings.http_listen)
+            shown = f"[{host}]" if ":" in host else host
+            variables[_HTTP_LISTEN] = f"{shown}:{port + number if port else 0}"
+        own.append(variables)
+    return own
+
+
+def _open_archive(settings: Settings) -> VideoArchive:
     # On demand: the front answers sooner without it.
     from kling_flows.archive import VideoArchive
 
-    return VideoArchive.open(address)
+    return VideoArchive.open(settings.archive_address, config=settings.archive_config)
 
 
 def _keep(children: Sequence[Child]) -> list[asyncio.Task[None]]:
@@ -143,16 +169,3 @@ def _prepare(state_dir: Path) -> None:
         raise ConfigurationError(
             "KLING_FLOWS_STATE_DIR", f"{state_dir} cannot be used ({error}); name a folder that can be written"
         ) from error
-
-
-def _free_address(setting: str, address: str) -> tuple[str, int]:
-    host, port = split_address(setting, address)
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise ConfigurationError(
-                setting, f"{address} cannot be used ({error.strerror}); name another one, for example {host}:0"
-            ) from error
-        return host, probe.getsockname()[1]

@@ -36,7 +36,9 @@ class CreateVideoTaskRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     video_task_id: _builtins.str
-    """The caller's own id for the task, `[a-z][a-z0-9-]{0,46}[a-z0-9]`; made by the server if empty."""
+    """The caller's own id for the task, `[a-z][a-z0-9-]{0,46}[a-z0-9]` and not beginning with `vt-`, which the server's own
+    ids do; made by the server if empty. It is the tenant's own: other tenants may use the same one.
+    """
     request_id: _builtins.str
     """Makes the create safe to repeat: for a day the same id with the same body returns the same task. Up to 64
     printable ASCII characters, best a UUID.

@@ -1,57 +1,29 @@
-"""Who may call, what they may do, and that no tenant learns of another's tasks."""
+"""Who may call, and what they may do; what tenants learn of each other is test_front_tenants.py's."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from cryptography import x509
-from google.protobuf.message import Message
 
 from grpc_server.interceptors import SCOPES
 from grpc_server.listen import listen_address
 from grpc_server.service import SERVICE_NAME
 from kling_flows.errors import ConfigurationError
-from kling_flows.v1 import video_task_pb2 as pb
 from kling_flows.v1 import video_task_service_pb2 as rpc
 from kling_flows.v1.video_task_service_pb2_grpc import VideoTaskServiceStub
 
+from .access import ADS, READER, bearer, create, entry
 from .certificates import Authority
 from .rig import Rig, Served, create_request, eventually, front_settings, refused
 
-ADS, NEWS, READER = "token-of-ads", "token-of-news", "token-of-a-reader"
-
 METHODS = rpc.DESCRIPTOR.services_by_name["VideoTaskService"].methods
-
-
-def entry(name: str, token: str, tenant: str, scopes: str = '"read", "write", "admin"') -> str:
-    digest = hashlib.sha256(token.encode()).hexdigest()
-    return f'[[token]]\nname = "{name}"\nsha256 = "{digest}"\ntenant = "{tenant}"\nscopes = [{scopes}]\n'
-
-
-@pytest.fixture
-def access_file(tmp_path: Path) -> Path:
-    path = tmp_path / "access.toml"
-    path.write_text(entry("ads", ADS, "ads") + entry("news", NEWS, "news") + entry("reader", READER, "ads", '"read"'))
-    return path
-
-
-@pytest.fixture
-async def guarded(rig: Rig, access_file: Path) -> Served:
-    return await rig.serve(access_file=access_file)
-
-
-def bearer(token: str) -> dict[str, Any]:
-    return {"metadata": (("authorization", f"Bearer {token}"),)}
-
-
-async def create(served: Served, token: str, prompt: str = "a cat", **fields: Any) -> pb.VideoTask:
-    return await served.stub.CreateVideoTask(create_request(prompt, **fields), **bearer(token))
 
 
 async def test_without_credentials_nobody_is_let_in(guarded: Served) -> None:
@@ -66,6 +38,19 @@ async def test_credentials_that_are_not_known_are_refused_and_not_repeated(guard
     refusal = await refused(call)
     assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAUTHENTICATED, "CREDENTIALS_REJECTED")
     assert header.removeprefix("Bearer ") not in refusal.message or not header.removeprefix("Bearer ")
+
+
+@pytest.mark.parametrize("header", [{}, bearer("wrong")])
+async def test_strangers_are_refused_before_anything_they_send_is_taken_in(
+    guarded: Served, header: dict[str, Any]
+) -> None:
+    async def never() -> AsyncGenerator[bytes]:
+        await asyncio.Event().wait()
+        yield b""
+
+    call = guarded.channel.stream_unary(f"/{SERVICE_NAME}/BatchCreateVideoTasks")(never(), **header)
+    refusal = await refused(call)
+    assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAUTHENTICATED, "CREDENTIALS_REJECTED")
 
 
 async def test_a_scope_that_is_missing_is_named(guarded: Served) -> None:
@@ -162,72 +147,6 @@ async def test_health_needs_no_credentials_and_reflection_does(guarded: Served) 
 
     assert SERVICE_NAME in await services(**bearer(READER))
     assert (await refused(services())).code == grpc.StatusCode.UNAUTHENTICATED
-
-
-def _requests(name: str) -> dict[str, Message]:
-    """A call of every method that names a task, as its owner could make it."""
-    return {
-        "GetVideoTask": rpc.GetVideoTaskRequest(name=name),
-        "CancelVideoTask": rpc.CancelVideoTaskRequest(name=name),
-        "ResolveVideoTask": rpc.ResolveVideoTaskRequest(name=name, abandon=True),
-        "DownloadVideo": rpc.DownloadVideoRequest(name=name),
-        "WatchVideoTasks": rpc.WatchVideoTasksRequest(names=[name]),
-    }
-
-
-@pytest.mark.parametrize("method", sorted(_requests("")))
-async def test_another_tenants_task_is_as_absent_as_one_that_never_was(guarded: Served, method: str) -> None:
-    name = (await create(guarded, ADS, labels={"team": "x"})).name
-
-    async def answer(of: str) -> tuple[Any, ...]:
-        call: Any = getattr(guarded.stub, method)(_requests(of)[method], **bearer(NEWS))
-        refusal = await refused(_finish(call))
-        return refusal.code, refusal.reason, refusal.message.replace(of, "NAME")
-
-    assert await answer(name) == await answer("videoTasks/vt-never")
-    assert (await answer(name))[0] == grpc.StatusCode.NOT_FOUND
-
-
-async def _finish(call: Any) -> Any:
-    return [item async for item in call] if hasattr(call, "__aiter__") else await call
-
-
-async def test_lists_watches_and_deliveries_hold_the_callers_own_tasks_only(guarded: Served) -> None:
-    theirs = await create(guarded, ADS, labels={"team": "x"})
-    mine = await create(guarded, NEWS, labels={"team": "x"})
-    listed = await guarded.stub.ListVideoTasks(rpc.ListVideoTasksRequest(filter="labels.team = x"), **bearer(NEWS))
-    assert [task.name for task in listed.video_tasks] == [mine.name]
-    watch = guarded.stub.WatchVideoTasks(rpc.WatchVideoTasksRequest(filter="labels.team = x"), **bearer(NEWS))
-    seen: list[str] = []
-    late = await create(guarded, ADS, labels={"team": "x"})
-    last = await create(guarded, NEWS, labels={"team": "x"})
-    async for message in watch:
-        seen.extend(task.name for task in message.video_tasks)
-        if last.name in seen:
-            break
-    watch.cancel()
-    assert set(seen) == {mine.name, last.name}
-    assert not {theirs.name, late.name}.intersection(seen)
-
-
-async def test_a_resume_token_shows_its_own_tenants_tasks_only(guarded: Served) -> None:
-    listed = await guarded.stub.ListVideoTasks(rpc.ListVideoTasksRequest(), **bearer(ADS))
-    await create(guarded, ADS)
-    mine = await create(guarded, NEWS)
-    request = rpc.WatchVideoTasksRequest(resume_token=listed.resume_token)
-    watch = guarded.stub.WatchVideoTasks(request, **bearer(NEWS))
-    async for message in watch:
-        names = [task.name for task in message.video_tasks]
-        if names:
-            break
-    watch.cancel()
-    assert names == [mine.name]
-
-
-async def test_request_ids_of_tenants_do_not_meet(guarded: Served) -> None:
-    first = await create(guarded, ADS, request_id="same")
-    second = await create(guarded, NEWS, prompt="another prompt", request_id="same")
-    assert first.name != second.name
 
 
 async def test_tls_is_served_and_a_certificate_is_exchanged_without_a_restart(rig: Rig, tmp_path: Path) -> None:

@@ -282,7 +282,7 @@ async def test_several_first_downloads_open_the_archive_once(shelf: Shelf, monke
     await shelf.put()
     opened: list[str] = []
     real = ArchiveReader.open
-    monkeypatch.setattr(ArchiveReader, "open", lambda address: opened.append(address) or real(address))
+    monkeypatch.setattr(ArchiveReader, "open", lambda address, config: opened.append(address) or real(address, config))
     answers = await asyncio.gather(*(shelf.messages() for _ in range(5)))
 
     assert opened == [str(shelf.folder)]

@@ -144,7 +144,7 @@ def test_a_missing_key_ends_the_process_with_one_line_and_its_exit_code(tmp_path
         ("KLING_FLOWS_PARENT_FD", "999", "is not the reading end of a pipe"),
         ("KLING_FLOWS_READY_FILE", "/nowhere/ready", "cannot be written"),
         ("KLING_FLOWS_MAX_QUEUED", "0", "greater than or equal to 1"),
-        ("KLING_FLOWS_LEDGER_URL", "mysql://x", "only sqlite:///<file> is supported"),
+        ("KLING_FLOWS_LEDGER_URL", "mysql://x", "only sqlite:///<file> and postgresql://"),
         ("KLING_FLOWS_PROVIDER", "", "no provider is named"),
     ],
 )

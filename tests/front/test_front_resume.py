@@ -273,7 +273,7 @@ async def test_a_drain_that_comes_while_a_message_is_on_its_way_is_not_slept_thr
     async def write(_: bytes) -> None:
         hub.drain()
 
-    plan = parse_watch(WatchVideoTasksRequest())
+    plan = parse_watch(WatchVideoTasksRequest(), "default")
     tokens = Tokens(ledger.token_key, ledger.ledger_id)
     watch = Watch(plan, hub=hub, ledger=ledger, tokens=tokens, tenant="default", write=write)
     with pytest.raises(ServerUnavailable) as caught:

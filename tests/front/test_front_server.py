@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +59,24 @@ async def test_a_port_that_is_taken_is_refused_with_a_remedy(served: Served) -> 
     assert (await served.create()).revision == 1
 
 
-async def test_a_front_can_listen_on_a_unix_socket(rig: Rig, tmp_path: Path) -> None:
-    served = await rig.serve(listen=f"unix:{tmp_path / 'front.sock'}")
+async def test_a_front_can_listen_on_a_unix_socket_which_is_its_owners_only(rig: Rig, tmp_path: Path) -> None:
+    path = tmp_path / "front.sock"
+    with socket.socket(socket.AF_UNIX) as left_behind:
+        left_behind.bind(str(path))
+    served = await rig.serve(listen=f"unix:{path}")
 
-    assert served.front.address == f"unix:{tmp_path / 'front.sock'}"
+    assert served.front.address == f"unix:{path}"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert (await served.create()).revision == 1
+    with pytest.raises(ConfigurationError, match="in use"):
+        await Front.start(front_settings(listen=f"unix:{path}"), served.ledger)
+    assert (await served.create()).revision == 1
+
+
+def test_a_unix_socket_has_one_front(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="must be 1") as caught:
+        listen_address(front_settings(listen=f"unix:{tmp_path / 'front.sock'}", fronts=2))
+    assert caught.value.setting == "KLING_FLOWS_FRONTS"
 
 
 async def test_a_front_needs_a_provider_but_no_key(rig: Rig) -> None:

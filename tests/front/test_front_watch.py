@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import ExitStack
 from datetime import UTC, datetime
+from itertools import pairwise
 
 import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
+from grpc_server.hub import WAKE_SIZE, Hub, Subscription
 from grpc_server.watch_plan import parse_watch
 from kling_flows.ledger import State
 from kling_flows.v1 import text_to_video_pb2 as spec_pb
 from kling_flows.v1 import video_task_pb2 as pb
 from kling_flows.v1 import video_task_service_pb2 as rpc
 
-from .rig import Rig, Served, new_record, refused, sights
+from .rig import PATIENCE, Rig, Served, new_record, refused, sights
 
 
 async def test_a_watch_shows_what_is_there_then_says_so_then_every_event(served: Served) -> None:
@@ -261,9 +264,10 @@ async def test_a_watch_of_end_times_shows_tasks_from_their_end_on_and_never_one_
 
 async def test_heartbeats_come_every_thirty_seconds_unless_asked_for_from_one_to_three_hundred() -> None:
     def heartbeat(seconds: int) -> float:
-        return parse_watch(rpc.WatchVideoTasksRequest(heartbeat_interval=Duration(seconds=seconds))).heartbeat
+        request = rpc.WatchVideoTasksRequest(heartbeat_interval=Duration(seconds=seconds))
+        return parse_watch(request, "default").heartbeat
 
-    assert parse_watch(rpc.WatchVideoTasksRequest()).heartbeat == 30
+    assert parse_watch(rpc.WatchVideoTasksRequest(), "default").heartbeat == 30
     assert [heartbeat(seconds) for seconds in (1, 300)] == [1, 300]
 
 
@@ -369,3 +373,29 @@ async def test_a_caller_that_goes_away_leaves_nothing_behind(served: Served) -> 
     async with asyncio.timeout(5):
         while hub._for_all or hub._by_task:
             await asyncio.sleep(0.01)
+
+
+async def test_many_watchers_are_woken_a_few_at_a_time_so_that_calls_get_their_turn(rig: Rig) -> None:
+    ledger = await rig.open_ledger()
+    hub = Hub(ledger)
+    await hub.start()
+    woken = 0
+
+    async def follow(subscription: Subscription) -> None:
+        nonlocal woken
+        await subscription.wait(PATIENCE)
+        woken += 1
+
+    with ExitStack() as stack:
+        count = 5 * WAKE_SIZE
+        subscriptions = [stack.enter_context(hub.subscribe("default", ["v"])) for _ in range(count)]
+        async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
+            for subscription in subscriptions:
+                group.create_task(follow(subscription))
+            await ledger.create(new_record("v"))
+            turns = [0]
+            while woken < count:
+                await asyncio.sleep(0)
+                turns.append(woken)
+    await hub.close()
+    assert max(after - before for before, after in pairwise(turns)) <= 2 * WAKE_SIZE

@@ -202,7 +202,8 @@ type CreateVideoTaskRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What to make; output-only fields are ignored.
 	VideoTask *VideoTask `protobuf:"bytes,1,opt,name=video_task,json=videoTask,proto3" json:"video_task,omitempty"`
-	// The caller's own id for the task, `[a-z][a-z0-9-]{0,46}[a-z0-9]`; made by the server if empty.
+	// The caller's own id for the task, `[a-z][a-z0-9-]{0,46}[a-z0-9]` and not beginning with `vt-`, which the server's own
+	// ids do; made by the server if empty. It is the tenant's own: other tenants may use the same one.
 	VideoTaskId string `protobuf:"bytes,2,opt,name=video_task_id,json=videoTaskId,proto3" json:"video_task_id,omitempty"`
 	// Makes the create safe to repeat: for a day the same id with the same body returns the same task. Up to 64
 	// printable ASCII characters, best a UUID.

@@ -1,0 +1,1 @@
+"""The web console: pages for people, over the same service, callers and limits as gRPC."""
