@@ -11,7 +11,10 @@ from kling_flows.cli.commands.account import account
 from kling_flows.cli.commands.audit import audit
 from kling_flows.cli.commands.callbacks import callbacks
 from kling_flows.cli.commands.demo import demo
+from kling_flows.cli.commands.deploy import deploy
+from kling_flows.cli.commands.doctor import doctor
 from kling_flows.cli.commands.generate import generate
+from kling_flows.cli.commands.ledger import ledger
 from kling_flows.cli.commands.models import models, quote
 from kling_flows.cli.commands.money import budgets
 from kling_flows.cli.commands.sandbox import sandbox
@@ -73,6 +76,9 @@ app.command(rich_help_panel=_MONEY_PANEL)(account)
 app.command(rich_help_panel=_CLIENT_PANEL)(callbacks)
 app.command(rich_help_panel=_SERVER_PANEL)(demo)
 app.command(rich_help_panel=_SERVER_PANEL)(serve)
+app.command(rich_help_panel=_SERVER_PANEL)(doctor)
+app.command(rich_help_panel=_SERVER_PANEL)(deploy)
 app.command(rich_help_panel=_SERVER_PANEL)(audit)
 app.command(rich_help_panel=_SERVER_PANEL)(sandbox)
 app.command(rich_help_panel=_SERVER_PANEL)(token)
+app.add_typer(ledger, name="ledger", rich_help_panel=_SERVER_PANEL)

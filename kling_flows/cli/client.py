@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Protocol, Self, TypeVar
+from typing import Any, Final, Protocol, Self, TypeVar, cast
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -18,6 +18,8 @@ from kling_flows.cli.status import details_of
 from kling_flows.errors import ResumeTokenExpired, ServerUnavailable
 from kling_flows.v1.video_task_pb2 import VideoTask
 from kling_flows.v1.video_task_service_pb2 import (
+    BatchCreateVideoTasksRequest,
+    BatchCreateVideoTasksResponse,
     CallbackDelivery,
     CancelVideoTaskRequest,
     CreateVideoTaskRequest,
@@ -159,11 +161,28 @@ class VideoTaskClient:
         """Close the connection; calls under way end."""
         await self._channel.close()
 
+    async def health(self) -> str:
+        """What the server says of its health, for example ``SERVING``; asked once."""
+        from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+        messages: Any = health_pb2
+        stub: Any = cast("Any", health_pb2_grpc).HealthStub(self._channel)
+        answer = await stub.Check(messages.HealthCheckRequest(), timeout=_CALL_SECONDS)
+        return messages.HealthCheckResponse.ServingStatus.Name(answer.status)
+
     async def create(self, request: CreateVideoTaskRequest) -> VideoTask:
         """Create a video task; ``request_id`` has to be set, because the call is repeated."""
         if not request.request_id:
             raise ValueError("a create without a request_id cannot be repeated safely")
         return await self._call(self._stub.CreateVideoTask, request)
+
+    async def create_all(self, requests: Sequence[CreateVideoTaskRequest]) -> BatchCreateVideoTasksResponse:
+        """Create up to 1,000 video tasks or none, or with ``validate_only`` check each; repeated as a create is."""
+        if not all(request.request_id for request in requests):
+            raise ValueError("a create without a request_id cannot be repeated safely")
+        only_checked = any(request.validate_only for request in requests)
+        batch = BatchCreateVideoTasksRequest(requests=requests, all_or_nothing=not only_checked)
+        return await self._call(self._stub.BatchCreateVideoTasks, batch)
 
     async def get(self, name: str) -> VideoTask:
         """One video task."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import grpc
 
-from kling_flows.cli.client import VideoTaskClient
+from kling_flows.cli.client import Patience, VideoTaskClient
 from kling_flows.cli.options import Shared
 from kling_flows.cli.output import Output
 from kling_flows.errors import ConfigurationError
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _TOKEN: Final = "KLING_FLOWS_TOKEN"  # noqa: S105 - the name of a variable
 
 
-def connect(shared: Shared, output: Output) -> VideoTaskClient:
+def connect(shared: Shared, output: Output, *, patience: Patience | None = None) -> VideoTaskClient:
     """A client of the server that the options or the settings name; nothing is sent yet.
 
     Raises:
@@ -34,7 +34,7 @@ def connect(shared: Shared, output: Output) -> VideoTaskClient:
             f"would travel to {address} where others can read it: set KLING_FLOWS_SERVER_TLS, or KLING_FLOWS_INSECURE "
             "if the way is safe",
         )
-    return VideoTaskClient(address, notice=output.note, token=token, credentials=credentials)
+    return VideoTaskClient(address, patience=patience, notice=output.note, token=token, credentials=credentials)
 
 
 def _credentials(settings: Settings) -> grpc.ChannelCredentials | None:

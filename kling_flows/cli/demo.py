@@ -169,7 +169,7 @@ async def _generate(prompt: str, address: str, children: Sequence[Child], output
     request = CreateVideoTaskRequest(
         video_task=VideoTask(text_to_video=TextToVideo(prompt=prompt)), request_id=str(uuid.uuid4())
     )
-    progress = progress_for(output, rows=1)
+    progress = progress_for(output)
     async with VideoTaskClient(address) as client:
         with progress.shown():
             running = asyncio.create_task(Generation(request).run(client, progress))

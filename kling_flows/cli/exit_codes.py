@@ -8,8 +8,10 @@ from typing import Final
 from kling_flows.errors import KlingFlowsError
 
 INTERRUPTED: Final = 130
+#: Of ``doctor``.
+PROBLEMS: Final = 15
 
-#: What each code means; 1, 3 and above come from the classes of :mod:`kling_flows.errors`.
+#: What each code means; 1 and 3 to 14 come from the classes of :mod:`kling_flows.errors`.
 MEANINGS: Final[dict[int, str]] = {
     0: "ok",
     1: "internal error",
@@ -26,6 +28,7 @@ MEANINGS: Final[dict[int, str]] = {
     12: "the video task's deadline passed",
     13: "it is unknown whether the provider accepted the task; a person decides",
     14: "the video was made and billed, and deleted by the provider before it could be archived",
+    PROBLEMS: "doctor has found problems",
     INTERRUPTED: "interrupted; a video task goes on by itself",
 }
 

@@ -17,6 +17,7 @@ from kling_flows.cli.output import Output, printable
 from kling_flows.errors import InvalidRequest, KlingFlowsError, LedgerUnavailable, ServerUnavailable, Violation
 
 if TYPE_CHECKING:
+    from google.rpc.status_pb2 import Status
     from grpc.aio import AioRpcError
 
     from kling_flows.cli.status import StatusDetails
@@ -40,6 +41,7 @@ class Failure:
         violations: Broken rules of the request.
         metadata: The variable parts of the message.
         remedy: What to do; empty if the message says it.
+        where: Which of several requests it is about; empty if there is one.
     """
 
     code: str
@@ -49,6 +51,7 @@ class Failure:
     violations: tuple[Violation, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
     remedy: str = ""
+    where: str = ""
 
 
 @contextmanager
@@ -82,6 +85,16 @@ def failure_of(error: Exception) -> Failure | None:
     from grpc.aio import AioRpcError
 
     return _of_rpc(error) if isinstance(error, AioRpcError) else None
+
+
+def failure_of_status(status: Status, where: str) -> Failure:
+    """What is to be said of one item of a batch; ``where`` it stands."""
+    from grpc import StatusCode
+
+    from kling_flows.cli.status import decode
+
+    code = next((code.name for code in StatusCode if code.value[0] == status.code), StatusCode.UNKNOWN.name)
+    return _told(code, f"{where}: {status.message}", decode(status), where)
 
 
 def may_have_arrived(error: Exception) -> bool:
@@ -118,15 +131,7 @@ def _of_rpc(error: AioRpcError) -> Failure:
     code = error.code().name
     message = error.details() or code
     if details.reason:
-        return Failure(
-            code=code,
-            reason=details.reason,
-            message=message,
-            exit_code=exit_code_of(details.reason),
-            violations=details.violations,
-            metadata=details.metadata,
-            remedy=_remedy(details),
-        )
+        return _told(code, message, details)
     if code in _NOBODY:
         return Failure(
             code=code,
@@ -143,6 +148,19 @@ def _of_rpc(error: AioRpcError) -> Failure:
     )
 
 
+def _told(code: str, message: str, details: StatusDetails, where: str = "") -> Failure:
+    return Failure(
+        code=code,
+        reason=details.reason,
+        message=message,
+        exit_code=exit_code_of(details.reason),
+        violations=details.violations,
+        metadata=details.metadata,
+        remedy=_remedy(details),
+        where=where,
+    )
+
+
 def _remedy(details: StatusDetails) -> str:
     if details.retry_after is not None:
         return f"Try again in {max(details.retry_after, 1):.0f} s."
@@ -154,7 +172,8 @@ def _remedy(details: StatusDetails) -> str:
 
 def _headline(failure: Failure) -> Text:
     # With violations the message only strings them together.
-    message = "the request is invalid" if failure.violations else printable(failure.message)
+    invalid = f"{failure.where}: the request is invalid" if failure.where else "the request is invalid"
+    message = invalid if failure.violations else printable(failure.message)
     return Text.assemble(("error: ", "bold red"), message)
 
 

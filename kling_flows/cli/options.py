@@ -51,6 +51,9 @@ _OPTIONS: Final[Mapping[str, Any]] = {
     "json": Annotated[
         bool, typer.Option("--json", help="Print JSON and nothing else on stdout; everything else goes to stderr.")
     ],
+    "jsonl": Annotated[
+        bool, typer.Option("--jsonl", help="As --json, each object on a line of its own and as soon as it is known.")
+    ],
     "no_color": Annotated[bool, typer.Option("--no-color", help="Without colours.")],
     "quiet": Annotated[bool, typer.Option("--quiet", "-q", help="Only the result, no progress and no hints.")],
     "provider": Annotated[Provider | None, _setting("--provider", help="Who makes the videos.")],
@@ -70,7 +73,7 @@ _OPTIONS: Final[Mapping[str, Any]] = {
     ],
     "ledger_url": Annotated[
         str | None,
-        _setting("--ledger-url", metavar="URL", help="Where the ledger is, for example sqlite:////data/l.db."),
+        _setting("--ledger-url", metavar="URL", help="Where the ledger is: sqlite:///FILE or postgresql://…"),
     ],
     "poll_interval": Annotated[
         float | None, _setting("--poll-interval", metavar="SECONDS", help="Seconds between two looks at a video task.")
@@ -82,7 +85,7 @@ _OPTIONS: Final[Mapping[str, Any]] = {
 }
 
 #: Of every command that talks to a server.
-CLIENT_OPTIONS: Final = ("server", "config", "json", "no_color", "quiet")
+CLIENT_OPTIONS: Final = ("server", "config", "json", "jsonl", "no_color", "quiet")
 #: Of commands that start something and talk to people only.
 PLAIN_OPTIONS: Final = ("no_color", "quiet")
 #: Those that are settings of the same name.
@@ -113,7 +116,12 @@ class Shared:
     @property
     def json(self) -> bool:
         """Whether stdout is for a program."""
-        return bool(self.values.get("json"))
+        return self.jsonl or bool(self.values.get("json"))
+
+    @property
+    def jsonl(self) -> bool:
+        """Whether each object takes one line."""
+        return bool(self.values.get("jsonl"))
 
     @property
     def quiet(self) -> bool:

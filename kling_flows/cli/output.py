@@ -27,6 +27,7 @@ class Output:
 
     def __init__(self, shared: Shared) -> None:
         self.json = shared.json
+        self.jsonl = shared.jsonl
         self.quiet = shared.quiet
         self.out = _console(sys.stdout, color=shared.color)
         self.err = _console(sys.stderr, color=shared.color)
@@ -40,8 +41,8 @@ class Output:
         typer.echo(text)
 
     def document(self, document: Mapping[str, Any], *, compact: bool = False) -> None:
-        """Print JSON on stdout, on one line if it is ``compact``; at once, since somebody may be waiting for it."""
-        typer.echo(json.dumps(document, indent=None if compact else 2))
+        """Print JSON on stdout, on one line if that is wanted; at once, since somebody may be waiting for it."""
+        typer.echo(json.dumps(document, indent=None if compact or self.jsonl else 2))
 
     def note(self, text: str, *, style: str = "dim") -> None:
         """Tell the person on stderr, unless only results are wanted."""

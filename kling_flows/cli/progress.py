@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -16,16 +17,24 @@ from rich.table import Table
 from rich.text import Text
 
 from kling_flows.cli.client import FINAL_STATES
-from kling_flows.cli.describe import age, span, state_text, took
+from kling_flows.cli.describe import span, state_text, took
+from kling_flows.cli.estimate import (
+    AT_PROVIDER,
+    seconds_at_provider,
+    seconds_left,
+    seconds_left_of_all,
+    typical_seconds,
+)
 from kling_flows.cli.output import Output, printable
 from kling_flows.cli.request import short_id
 from kling_flows.v1.video_task_pb2 import VideoTask
 
 _BAR_WIDTH: Final = 28
 _STATE_WIDTH: Final = max(len(name) for name in VideoTask.State.keys() if not name.startswith("STATE_"))  # noqa: SIM118
-_AT_PROVIDER: Final = frozenset({VideoTask.SUBMITTED, VideoTask.PROCESSING})
 #: An estimate never looks like an end.
 _ALMOST: Final = 0.97
+#: Lines of the picture that are no task's, and one for the prompt after it.
+_OTHER_LINES: Final = 4
 
 
 class Progress(Protocol):
@@ -40,16 +49,11 @@ class Progress(Protocol):
         ...
 
 
-def progress_for(output: Output, *, rows: int) -> Progress:
-    """What suits the terminal.
-
-    Args:
-        output: Where to show it.
-        rows: How many tasks there will be.
-    """
+def progress_for(output: Output) -> Progress:
+    """What suits the terminal."""
     if output.quiet:
         return NoProgress()
-    if output.err.is_terminal and 2 * rows < output.err.height:
+    if output.err.is_terminal:
         return LiveProgress(output)
     return LineProgress(output)
 
@@ -119,6 +123,7 @@ class LiveProgress:
     """
 
     def __init__(self, output: Output) -> None:
+        self._console = output.err
         self._tasks: dict[str, VideoTask] = {}
         self._spinner = Spinner("dots", style="cyan")
         self._live = Live(
@@ -140,12 +145,13 @@ class LiveProgress:
     def _picture(self) -> RenderableType:
         # Drawn on a thread of its own.
         tasks = list(self._tasks.values())
+        fitting = _fitting(tasks, self._console.height)
         rows = Table.grid(padding=(0, 1))
         rows.add_column()
         rows.add_column(no_wrap=True)
         # As wide as the longest, so that what follows stays where it is.
         rows.add_column(min_width=_STATE_WIDTH)
-        for task in tasks:
+        for task in fitting:
             final = task.state in FINAL_STATES
             rows.add_row(
                 Text("•", state_text(task.state).style) if final else self._spinner,
@@ -154,33 +160,56 @@ class LiveProgress:
                 "" if final else _bar(task),
                 span(took(task)) + _at_provider(task),
             )
-        return Group(rows, *(Text("  " + line, "dim", overflow="ellipsis", no_wrap=True) for line in _below(tasks)))
+        below = (Text("  " + line, "dim", overflow="ellipsis", no_wrap=True) for line in _below(tasks, fitting))
+        return Group(*([_summary(tasks)] if len(tasks) > 1 else []), rows, *below)
+
+
+def _fitting(tasks: Sequence[VideoTask], height: int) -> Sequence[VideoTask]:
+    """Those that there is room for: each may have a line below; the furthest of those that go on come first."""
+    room = max((height - _OTHER_LINES) // 2, 1)
+    if len(tasks) <= room:
+        return tasks
+    return sorted(tasks, key=lambda task: (task.state in FINAL_STATES, -task.state))[:room]
+
+
+def _summary(tasks: Sequence[VideoTask]) -> RenderableType:
+    elapsed = max(map(took, tasks))
+    done = sum(task.state in FINAL_STATES for task in tasks)
+    counts = Counter(task.state for task in tasks)
+    states = (Text.assemble(f"{count} ", state_text(state)) for state, count in sorted(counts.items()))
+    left = seconds_left_of_all(tasks, elapsed)
+    row = Table.grid(padding=(0, 1))
+    row.add_row(
+        ProgressBar(total=len(tasks), completed=done, width=_BAR_WIDTH),
+        f"{done} of {len(tasks)} done",
+        Text(", ").join(states),
+        span(elapsed) + ("" if left is None else f", about {span(left)} left"),
+    )
+    return row
 
 
 def _bar(task: VideoTask) -> ProgressBar:
-    typical = _typical_seconds(task)
-    if not typical or task.state not in (*_AT_PROVIDER, VideoTask.ARCHIVING):
+    typical = typical_seconds(task)
+    if not typical or task.state not in (*AT_PROVIDER, VideoTask.ARCHIVING):
         return ProgressBar(pulse=True, width=_BAR_WIDTH)
-    done = 1.0 if task.state == VideoTask.ARCHIVING else age(task.upstream.submit_time) / typical
+    done = 1.0 if task.state == VideoTask.ARCHIVING else seconds_at_provider(task) / typical
     return ProgressBar(total=1.0, completed=min(done, _ALMOST), width=_BAR_WIDTH)
 
 
 def _at_provider(task: VideoTask) -> str:
-    typical = _typical_seconds(task)
-    if not typical or task.state not in _AT_PROVIDER:
+    typical = typical_seconds(task)
+    if not typical or task.state not in AT_PROVIDER:
         return ""
-    since = age(task.upstream.submit_time)
-    rest = f"longer than the usual {span(typical)}" if since > typical else f"of about {span(typical)}"
-    return f", at the provider {span(since)} {rest}"
+    left = seconds_left(task)
+    rest = f"longer than the usual {span(typical)}" if left is None else f"of about {span(typical)}, {span(left)} left"
+    return f", at the provider {span(seconds_at_provider(task))} {rest}"
 
 
-def _typical_seconds(task: VideoTask) -> float:
-    return task.typical_duration.ToTimedelta().total_seconds()
-
-
-def _below(tasks: Sequence[VideoTask]) -> list[str]:
+def _below(tasks: Sequence[VideoTask], fitting: Sequence[VideoTask]) -> list[str]:
     if len(tasks) != 1:
-        return [f"{short_id(task.name)}: {printable(task.error.message)}" for task in tasks if task.error.message]
+        lines = [f"{short_id(task.name)}: {printable(task.error.message)}" for task in fitting if task.error.message]
+        more = len(tasks) - len(fitting)
+        return [*lines, f"and {more} more"] if more else lines
     [task] = tasks
     facts = [f"upstream {task.upstream.task_id}"] if task.upstream.task_id else []
     if task.flow_run.url:
@@ -195,8 +224,8 @@ def _facts(task: VideoTask) -> list[str]:
     facts: list[str] = []
     if task.upstream.task_id:
         facts.append(f"upstream {task.upstream.task_id}")
-    if task.typical_duration.ToTimedelta() and task.state in _AT_PROVIDER:
-        facts.append(f"typically {span(_typical_seconds(task))}")
+    if task.typical_duration.ToTimedelta() and task.state in AT_PROVIDER:
+        facts.append(f"typically {span(typical_seconds(task))}")
     if task.flow_run.url:
         facts.append(task.flow_run.url)
     if task.error.message:

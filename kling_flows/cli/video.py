@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from kling_flows.cli.completion import complete_model
 from kling_flows.cli.words import CameraType, Mode, ShotType, Sound
 
 _LOOK: Final = "How it looks"
@@ -51,7 +52,18 @@ _OPTIONS: Final[Mapping[str, tuple[Any, Any]]] = {
         Annotated[str, typer.Argument(metavar="PROMPT", help="What the video shows; may be left out with --shot.")],
         "",
     ),
-    "model": (Annotated[str, _look("--model", metavar="NAME", help="Model, by default kling-v3; see `models`.")], ""),
+    "model": (
+        Annotated[
+            str,
+            _look(
+                "--model",
+                metavar="NAME",
+                help="Model, by default kling-v3; see `models`.",
+                autocompletion=complete_model,
+            ),
+        ],
+        "",
+    ),
     "mode": (Annotated[Mode | None, _look("--mode", help="std is 720p, pro 1080p, 4k 2160p.")], None),
     "duration": (
         Annotated[int | None, _look("--duration", metavar="SECONDS", min=1, max=3600, help="Length, by default 5.")],

@@ -16,6 +16,8 @@ from grpc_server.errors import status_of
 from kling_flows.errors import ERROR_DOMAIN, KlingFlowsError, LedgerUnavailable
 from kling_flows.v1.video_task_pb2 import VideoTask
 from kling_flows.v1.video_task_service_pb2 import (
+    BatchCreateVideoTasksRequest,
+    BatchCreateVideoTasksResponse,
     CallbackDelivery,
     CancelVideoTaskRequest,
     CreateVideoTaskRequest,
@@ -57,6 +59,11 @@ class Front(VideoTaskServiceServicer):
         self.open_streams = 0
 
     async def CreateVideoTask(self, request: CreateVideoTaskRequest, context: Context) -> VideoTask:
+        return await self._answer(request, context)
+
+    async def BatchCreateVideoTasks(
+        self, request: BatchCreateVideoTasksRequest, context: Context
+    ) -> BatchCreateVideoTasksResponse:
         return await self._answer(request, context)
 
     async def GetVideoTask(self, request: GetVideoTaskRequest, context: Context) -> VideoTask:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import uuid
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,8 +16,11 @@ from kling_flows.cli.words import LateVideo
 
 if TYPE_CHECKING:
     from kling_flows.cli.generation import Generation
+    from kling_flows.cli.many import Order
     from kling_flows.cli.output import Output
+    from kling_flows.cli.prompts import Prompt
     from kling_flows.v1.video_task_pb2 import VideoTask
+    from kling_flows.v1.video_task_service_pb2 import CreateVideoTaskRequest
 
 _TASK = "The task"
 
@@ -85,14 +90,18 @@ def generate(
     validate_only: Annotated[
         bool, typer.Option("--validate-only", help="Check everything, create nothing.", rich_help_panel=_TASK)
     ] = False,
+    open_: Annotated[
+        bool, typer.Option("--open", help="Show the video when it is there.", rich_help_panel=_TASK)
+    ] = False,
 ) -> None:
-    """Make a video from text and wait for it.
+    """Make a video from text and wait for it; with - as PROMPT one for each line of stdin.
 
-    The task outlives this command: Ctrl-C only stops the waiting.
+    Many prompts are all checked before the first is paid for. A task outlives this command: Ctrl-C only stops the
+    waiting.
     """
-    from kling_flows.cli.failures import may_have_arrived
     from kling_flows.cli.generation import Generation
     from kling_flows.cli.output import Output
+    from kling_flows.cli.prompts import STDIN, read_prompts
     from kling_flows.cli.request import labels, late_video, moment_in, text_to_video
     from kling_flows.v1.video_task_pb2 import VideoTask
     from kling_flows.v1.video_task_service_pb2 import CreateVideoTaskRequest
@@ -110,17 +119,76 @@ def generate(
         request_id=request_id or str(uuid.uuid4()),
         validate_only=validate_only,
     )
-    generation = Generation(request)
     output = Output(shared)
+    wait = not (detach or validate_only)
+    if open_ and not wait:
+        raise typer.BadParameter("there will be no video when this command ends", param_hint="--open")
+    if options.prompt != STDIN:
+        raise typer.Exit(_generate_one(Generation(request), shared, output, wait=wait, open_=open_))
+    for given, option in ((task_id, "--id"), (open_, "--open")):
+        if given:
+            raise typer.BadParameter("it is for one video, and - makes many", param_hint=option)
+    if sys.stdin.isatty():
+        output.note("One prompt on each line, then Ctrl-D.")
+    raise typer.Exit(_generate_many(request, read_prompts(), shared, output, wait=wait))
+
+
+def _generate_one(generation: Generation, shared: Shared, output: Output, *, wait: bool, open_: bool) -> int:
+    from kling_flows.cli.failures import may_have_arrived
+    from kling_flows.cli.opening import open_video
+
     try:
-        code = asyncio.run(_run(generation, shared, output, wait=not (detach or validate_only)))
+        code = asyncio.run(_run(generation, shared, output, wait=wait))
     except KeyboardInterrupt:
         _say_how_to_go_on(generation, output, sent=True)
         raise
     except Exception as error:
         _say_how_to_go_on(generation, output, sent=may_have_arrived(error))
         raise
-    raise typer.Exit(code)
+    if open_ and generation.task is not None:
+        open_video(generation.task, output)
+    return code
+
+
+def _generate_many(
+    template: CreateVideoTaskRequest, prompts: Sequence[Prompt], shared: Shared, output: Output, *, wait: bool
+) -> int:
+    from kling_flows.cli.failures import may_have_arrived
+    from kling_flows.cli.many import Order, how_to_go_on
+
+    order = Order.of(template, prompts)
+    try:
+        return asyncio.run(_run_many(order, shared, output, wait=wait))
+    except KeyboardInterrupt:
+        if order.sent:
+            output.note(how_to_go_on(order))
+        raise
+    except Exception as error:
+        if order.tasks or (order.sent and may_have_arrived(error)):
+            output.note(how_to_go_on(order))
+        raise
+
+
+async def _run_many(order: Order, shared: Shared, output: Output, *, wait: bool) -> int:
+    from kling_flows.cli.connect import connect
+    from kling_flows.cli.many import refuse, tell_all, tell_created, tell_valid
+    from kling_flows.cli.progress import progress_for
+
+    async with connect(shared, output) as client:
+        valid, failures = await order.check(client)
+        if failures:
+            return refuse(failures, output)
+        if order.validate_only:
+            tell_valid(valid, output)
+            return 0
+        await order.create(client)
+        if not wait:
+            tell_created(order, output)
+            return 0
+        progress = progress_for(output)
+        with progress.shown():
+            await order.run(client, progress, output)
+    return tell_all(list(order.tasks.values()), output)
 
 
 async def _run(generation: Generation, shared: Shared, output: Output, *, wait: bool) -> int:
@@ -132,7 +200,7 @@ async def _run(generation: Generation, shared: Shared, output: Output, *, wait: 
         if not wait:
             _print_created(await generation.create(client), generation, output)
             return 0
-        progress = progress_for(output, rows=1)
+        progress = progress_for(output)
         with progress.shown():
             task = await generation.run(client, progress)
     return tell(task, output)

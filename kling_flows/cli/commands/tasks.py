@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kling_flows.cli.completion import complete_task
 from kling_flows.cli.options import CLIENT_OPTIONS, Shared, command
 from kling_flows.cli.words import LateVideo, State
 
@@ -18,9 +19,14 @@ if TYPE_CHECKING:
 
 
 @command(*CLIENT_OPTIONS)
-def get(shared: Shared, task_id: Annotated[str, typer.Argument(metavar="ID", help="Id or name of the task.")]) -> None:
+def get(
+    shared: Shared,
+    task_id: Annotated[str, typer.Argument(metavar="ID", help="Id or name of the task.", autocompletion=complete_task)],
+    open_: Annotated[bool, typer.Option("--open", help="Show its video too.")] = False,
+) -> None:
     """Show one video task."""
     from kling_flows.cli.connect import connect
+    from kling_flows.cli.opening import open_video
     from kling_flows.cli.output import Output
     from kling_flows.cli.request import resource_name
 
@@ -30,13 +36,16 @@ def get(shared: Shared, task_id: Annotated[str, typer.Argument(metavar="ID", hel
         async with connect(shared, output) as client:
             return await client.get(resource_name(task_id))
 
-    _print(asyncio.run(run()), output)
+    task = asyncio.run(run())
+    _print(task, output)
+    if open_:
+        open_video(task, output)
 
 
 @command(*CLIENT_OPTIONS)
 def cancel(
     shared: Shared,
-    task_id: Annotated[str, typer.Argument(metavar="ID", help="Id or name of the task.")],
+    task_id: Annotated[str, typer.Argument(metavar="ID", help="Id or name of the task.", autocompletion=complete_task)],
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why, for whoever looks at it later.")] = "",
     on_cancel: Annotated[
         LateVideo | None,
@@ -72,7 +81,9 @@ def cancel(
 @command(*CLIENT_OPTIONS)
 def resolve(
     shared: Shared,
-    task_id: Annotated[str, typer.Argument(metavar="ID", help="Id or name of the UNRESOLVED task.")],
+    task_id: Annotated[
+        str, typer.Argument(metavar="ID", help="Id or name of the UNRESOLVED task.", autocompletion=complete_task)
+    ],
     adopt: Annotated[
         str, typer.Option("--adopt", metavar="TASK_ID", help="The provider has accepted it under this id: follow that.")
     ] = "",
@@ -129,7 +140,9 @@ def list_(
     output = Output(shared)
     request = ListVideoTasksRequest(page_size=page_size, filter=task_filter(state, label or (), filter_))
     tasks, more = asyncio.run(_list(shared, output, request, all_pages=all_pages))
-    if output.json:
+    if output.jsonl:
+        output.note(f"{len(tasks)} video tasks.")
+    elif output.json:
         output.document({"video_tasks": [document(task) for task in tasks]})
     elif tasks:
         output.result(table(tasks))
@@ -142,14 +155,18 @@ def list_(
 async def _list(
     shared: Shared, output: Output, request: ListVideoTasksRequest, *, all_pages: bool
 ) -> tuple[Sequence[VideoTask], bool]:
-    """The tasks, and whether there are more."""
+    """The tasks, and whether there are more; JSON lines are printed page by page."""
     from kling_flows.cli.connect import connect
+    from kling_flows.cli.documents import document
 
     tasks: list[VideoTask] = []
     async with connect(shared, output) as client:
         while True:
             page = await client.list(request)
             tasks.extend(page.video_tasks)
+            if output.jsonl:
+                for task in page.video_tasks:
+                    output.document(document(task))
             request.page_token = page.next_page_token
             if not all_pages or not page.next_page_token:
                 return tasks, bool(page.next_page_token)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kling_flows.cli.completion import complete_task
 from kling_flows.cli.options import CLIENT_OPTIONS, Shared, command
 from kling_flows.cli.words import State
 
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 def watch(
     shared: Shared,
     task_ids: Annotated[
-        list[str] | None, typer.Argument(metavar="[ID]...", help="Which tasks; all that there are without any.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[ID]...", help="Which tasks; all that there are without any.", autocompletion=complete_task
+        ),
     ] = None,
     state: Annotated[
         State | None, typer.Option("--state", case_sensitive=False, help="Only those in this state.")
@@ -80,7 +84,7 @@ async def _watch_to_the_end(shared: Shared, names: Sequence[str], output: Output
 
     seen: dict[str, VideoTask] = {}
     # With JSON every change is a line of its own already.
-    progress = NoProgress() if output.json else progress_for(output, rows=len(names))
+    progress = NoProgress() if output.json else progress_for(output)
 
     def changed(task: VideoTask) -> None:
         seen[task.name] = task
