@@ -14,7 +14,7 @@ PROTOC = $(BIN)/python -m grpc_tools.protoc -I protos \
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test check lint types protos protos-check protos-breaking reference reference-check format bench clean \
-  faults
+  faults docs
 
 help: ## What can be made
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,9 +68,12 @@ reference: $(STAMP) ## Write the tables of docs/ from the code
 reference-check: $(STAMP)
 	@PYTHONPATH=. $(BIN)/python tests/tools/reference.py --check
 
-faults: $(STAMP) ## Cause every fault with 200 tasks each; ends with the table of docs/reliability.md
+faults: $(STAMP) ## Cause every fault with 100 tasks each; ends with the table of docs/reliability.md
+	KLING_FLOWS_FULL_FAULTS=1 $(BIN)/pytest -n 2 -m "" tests/faults tests/clients tests/prefect tests/docs tests/engine/test_engine_model.py
 	KLING_FLOWS_FULL_FAULTS=1 PYTHONPATH=. $(BIN)/python -m tests.faults
-	KLING_FLOWS_FULL_FAULTS=1 $(BIN)/pytest -n 2 -m "" tests/faults tests/clients
+
+docs: $(STAMP) ## The documentation site, in site/
+	$(BIN)/mkdocs build --strict
 
 bench: $(STAMP) ## The short benchmark
 	$(BIN)/python -m benchmarks

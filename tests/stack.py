@@ -170,11 +170,11 @@ def serve_settings(folder: Path, upstream: str, **more: str) -> dict[str, str]:
 
 
 @contextmanager
-def serve(folder: Path, settings: dict[str, str], *arguments: str) -> Iterator[Server]:
+def serve(folder: Path, settings: dict[str, str], *arguments: str, through: tuple[str, ...] = ()) -> Iterator[Server]:
     ready = folder / "front.ready"
     ready.unlink(missing_ok=True)
     environment = clean_environment(**settings, KLING_FLOWS_READY_FILE=str(ready))
-    command = (sys.executable, "-m", "kling_flows.cli", "serve", *arguments)
+    command = (sys.executable, "-m", *through, "kling_flows.cli", "serve", *arguments)
     with process(*command, environment=environment, log=folder / "serve.log") as child:
 
         def address() -> str:

@@ -101,11 +101,12 @@ class Proxy:
                 self.fates.append(fate)
             raise
         finally:
+            # Before anything that a second cancellation could interrupt.
+            writer.transport.abort()
+            far_writer.transport.abort()
             for task in (requests, answers):
                 task.cancel()
             await asyncio.gather(requests, answers, return_exceptions=True)
-            writer.transport.abort()
-            far_writer.transport.abort()
 
     async def _cut(
         self,

@@ -1,18 +1,23 @@
-"""Everything that goes wrong."""
+"""What a scenario is, how it is played, and those of a provider that fails and of processes that are killed at random.
+
+All scenarios together are in :mod:`tests.faults.registry`.
+"""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from kling_flows.v1.video_task_pb2 import VideoTask
 from tests.faults.audit import Audit, Finding, Kind
+from tests.faults.mortal import Death
 from tests.faults.trial import FRONT, PREFECT, REFUSED, RUNNER, Trial, trial
 
 Rules = tuple[Mapping[str, Any], ...]
+
+Play = Callable[[Trial, int], Awaitable[None]]
 
 ACCEPT_THEN_DROP: Final[Rules] = ({"fault": "accept_then_drop", "rate": 0.2},)
 
@@ -37,26 +42,42 @@ VIDEO: Final[Rules] = (
 )
 
 
+_PREFECT_KILLS: Final = 3
+
+
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """One kind of fault.
 
     Args:
+        name: For the command line.
         fault: In words, for the table.
         play: Orders so many videos and makes things go wrong meanwhile.
         refused: Whether some orders are refused for good.
+        arguments: Of ``kling-flows serve``.
+        settings: Variables of the environment, for the server and everything below it.
+        deaths: Where processes kill themselves, if so many videos are ordered.
+        seconds: How long a video takes at the sandbox, ``MIN:MAX``.
+        sandbox: Arguments of the sandbox beside those of every trial.
     """
 
+    name: str
     fault: str
-    play: Callable[[Trial, int], Awaitable[None]]
+    play: Play
     refused: bool = False
+    arguments: tuple[str, ...] = ()
+    settings: Mapping[str, str] = field(default_factory=dict[str, str])
+    deaths: Callable[[int], tuple[Death, ...]] = lambda _: ()
+    seconds: str = "3:6"
+    sandbox: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
     """How a scenario ended."""
 
-    scenario: Scenario
+    #: Of the scenario.
+    name: str
     trials: int
     #: Calls that a fault has hit, or processes killed.
     hits: int
@@ -65,7 +86,7 @@ class Result:
     worst_recovery: float
 
 
-def _provider(rules: Rules) -> Callable[[Trial, int], Awaitable[None]]:
+def _provider(rules: Rules) -> Play:
     async def play(on: Trial, count: int) -> None:
         on.provider.faults(*rules)
         await on.create(count)
@@ -95,21 +116,20 @@ async def _runner(on: Trial, count: int) -> None:
 
 
 async def _prefect(on: Trial, count: int) -> None:
-    first = count // 2
-    await on.create(first)
-    await on.moment(VideoTask.SUBMITTED, 0.2, 0.8)
-    killing = asyncio.create_task(on.kill(PREFECT))
-    # These come while Prefect is away.
-    await on.create(count - first)
-    await killing
+    first = count // (_PREFECT_KILLS + 1)
+    await on.create(count - first * _PREFECT_KILLS)
+    for _ in range(_PREFECT_KILLS):
+        await on.moment(VideoTask.SUBMITTED, 0.2, 0.8)
+        # These come while Prefect is away.
+        async with on.ordering(first):
+            await on.kill(PREFECT)
 
 
 async def _front(on: Trial, count: int) -> None:
-    ordering = asyncio.create_task(on.create(count))
-    for share in (0.2, 0.5, 0.8):
-        await on.until(lambda share=share: len(on.created) >= share * count, "creates are answered")
-        await on.kill(FRONT)
-    await ordering
+    async with on.ordering(count):
+        for share in (0.2, 0.5, 0.8):
+            await on.until(lambda share=share: len(on.created) >= share * count, "creates are answered")
+            await on.kill(FRONT)
 
 
 async def _everything(on: Trial, count: int) -> None:
@@ -120,25 +140,38 @@ async def _everything(on: Trial, count: int) -> None:
     await on.kill_everything()
 
 
-SCENARIOS: Final[Mapping[str, Scenario]] = {
-    "accept-then-drop": Scenario("create: accepted, then the connection is cut (20 %)", _provider(ACCEPT_THEN_DROP)),
-    "error-5000": Scenario(
-        "create: error 5000, accepted, not accepted, or accepted 2 s later (20 % each)", _provider(ERROR_5000)
+PROVIDER: Final = (
+    Scenario("accept-then-drop", "create: accepted, then the connection is cut (20 %)", _provider(ACCEPT_THEN_DROP)),
+    Scenario(
+        "error-5000",
+        "create: error 5000, accepted, not accepted, or accepted 2 s later (20 % each)",
+        _provider(ERROR_5000),
     ),
-    "hang": Scenario("create: no answer at all, accepted or not (6 calls)", _provider(HANG)),
-    "storm": Scenario("create: 1302 and 1303 in a row, and 1301 for one in 20", _storm, refused=True),
-    "video": Scenario("video: truncated, wrong length, HTML, reset, expired (10 % each)", _provider(VIDEO)),
-    "runner": Scenario("kill -9 of the runner, 4 times", _runner),
-    "prefect": Scenario("kill -9 of the Prefect server", _prefect),
-    "front": Scenario("kill -9 of the front during creates, 3 times", _front),
-    "everything": Scenario("kill -9 of everything and a new start, twice", _everything),
-}
+    Scenario("hang", "create: no answer at all, accepted or not (6 calls)", _provider(HANG)),
+    Scenario("storm", "create: 1302 and 1303 in a row, and 1301 for one in 20", _storm, refused=True),
+    Scenario("video", "video: truncated, wrong length, HTML, reset, expired (10 % each)", _provider(VIDEO)),
+)
+
+KILLS: Final = (
+    Scenario("runner", "kill -9 of the runner at any moment, 4 times", _runner),
+    Scenario("prefect", f"kill -9 of the Prefect server, {_PREFECT_KILLS} times", _prefect),
+    Scenario("front", "kill -9 of the front at any moment during creates, 3 times", _front),
+    Scenario("everything", "kill -9 of everything and a new start, twice", _everything),
+)
 
 
-async def run(name: str, folder: Path, count: int, *, seconds: str, seed: int, patience: float) -> Result:
+async def run(scenario: Scenario, folder: Path, count: int, *, seed: int, patience: float) -> Result:
     """Play one scenario on processes of its own."""
-    scenario = SCENARIOS[name]
-    async with trial(folder, seconds=seconds, seed=seed, patience=patience) as on:
+    async with trial(
+        folder,
+        *scenario.arguments,
+        settings=scenario.settings,
+        sandbox_arguments=scenario.sandbox,
+        deaths=scenario.deaths(count),
+        seconds=scenario.seconds,
+        seed=seed,
+        patience=patience,
+    ) as on:
         broken: list[Finding] = []
         try:
             await scenario.play(on, count)
@@ -146,7 +179,7 @@ async def run(name: str, folder: Path, count: int, *, seconds: str, seed: int, p
             broken.append(Finding(Kind.LOST, f"the scenario came to no end: {error}"))
         audit = await on.finish(refused=scenario.refused)
         return Result(
-            scenario=scenario,
+            name=scenario.name,
             trials=len(on.prompts),
             hits=on.blows + on.hits(),
             audit=Audit((*broken, *audit.findings)),

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,8 +10,7 @@ import pytest
 from kling_flows.v1.video_task_pb2 import VideoTask
 from tests.faults.audit import Kind
 from tests.faults.scenarios import ACCEPT_THEN_DROP, ERROR_5000, VIDEO
-from tests.faults.trial import FRONT, PREFECT, RUNNER, Trial, trial
-from tests.stack import ROOT, clean_environment, process
+from tests.faults.trial import FRONT, PREFECT, RUNNER, trial
 
 pytestmark = pytest.mark.xdist_group("faults")
 
@@ -34,6 +30,7 @@ _EVERY_FAULT = (
 )
 
 
+@pytest.mark.full
 async def test_a_provider_that_fails_in_every_way(tmp_path: Path) -> None:
     async with trial(tmp_path, seconds=_SECONDS, patience=_PATIENCE) as on:
         on.provider.faults(*_EVERY_FAULT)
@@ -43,6 +40,7 @@ async def test_a_provider_that_fails_in_every_way(tmp_path: Path) -> None:
         assert on.hits() == sum(rule["times"] for rule in _EVERY_FAULT)
 
 
+@pytest.mark.full
 async def test_every_process_is_killed_alone_and_all_at_once(tmp_path: Path) -> None:
     async with trial(tmp_path, seconds=_SECONDS, patience=_PATIENCE) as on:
         await on.create(6)
@@ -58,27 +56,12 @@ async def test_every_process_is_killed_alone_and_all_at_once(tmp_path: Path) -> 
         assert on.blows == 4
 
 
+@pytest.mark.full
 async def test_a_runner_that_does_not_look_first_is_found_out(tmp_path: Path) -> None:
-    async with trial(tmp_path, "--role", "front", seconds=_SECONDS, patience=_PATIENCE) as on:
+    async with trial(tmp_path, seconds=_SECONDS, patience=_PATIENCE, bug="does-not-look") as on:
         on.provider.faults(*ACCEPT_THEN_DROP)
-        with _careless_runner(on):
-            await on.create(12)
-            audit = await on.finish()
+        await on.create(12)
+        audit = await on.finish()
         hits = on.hits()
         assert hits
         assert audit.count(Kind.DOUBLE) == hits
-
-
-@contextmanager
-def _careless_runner(on: Trial) -> Iterator[None]:
-    host, _, port = on.settings["KLING_FLOWS_PREFECT_LISTEN"].rpartition(":")
-    environment = clean_environment(
-        **on.settings, PYTHONPATH=str(ROOT), PREFECT_HOME=str(on.folder / "state" / "prefect")
-    )
-    prefect = (sys.executable, "-m", PREFECT, host, port)
-    runner = (sys.executable, "-m", "tests.faults.careless_runner")
-    with (
-        process(*prefect, environment=environment, log=on.folder / "prefect.log"),
-        process(*runner, environment=environment, log=on.folder / "runner.log"),
-    ):
-        yield

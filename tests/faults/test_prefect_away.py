@@ -9,10 +9,10 @@ import asyncio
 import os
 import signal
 import sqlite3
-import sys
+import subprocess
 import time
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,8 +21,7 @@ import pytest
 from kling_flows.runner.prefect_health import AWAY_SECONDS, LATE_START_SECONDS
 from kling_flows.v1.video_task_pb2 import VideoTask
 from kling_flows.v1.video_task_service_pb2 import ListVideoTasksRequest
-from tests.faults.trial import PREFECT, RUNNER, Trial, trial
-from tests.stack import clean_environment, process
+from tests.faults.trial import RUNNER, Trial, trial
 
 _FULL = os.environ.get("KLING_FLOWS_FULL_FAULTS") == "1"
 
@@ -46,9 +45,7 @@ class _Stage:
     """A runner and a Prefect server that can be taken away and come back, which a supervisor would not allow."""
 
     on: Trial
-    stack: ExitStack
-    environment: dict[str, str]
-    prefect: int = 0
+    prefect: subprocess.Popen[bytes]
     said: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -56,17 +53,7 @@ class _Stage:
         return self.on.folder / "state" / "prefect" / "prefect.db"
 
     async def start_prefect(self) -> None:
-        host, _, port = self.on.settings["KLING_FLOWS_PREFECT_LISTEN"].rpartition(":")
-        command = (sys.executable, "-m", PREFECT, host, port)
-        log = self.on.folder / "prefect.log"
-        self.prefect = self.stack.enter_context(process(*command, environment=self.environment, log=log)).pid
-        await self.on.until(self.on.server.prefect_is_up, "Prefect is up")
-
-    def start_runner(self) -> None:
-        command = (sys.executable, "-m", RUNNER)
-        self.stack.enter_context(
-            process(*command, environment=self.environment, log=self.on.folder / "runner.log", stop=signal.SIGKILL)
-        )
+        self.prefect = await self.on.start_prefect()
 
     async def says(self, words: str) -> None:
         """Wait until the runner has logged this once more than when it was last asked."""
@@ -75,7 +62,7 @@ class _Stage:
         self.said[words] = self._count(words)
 
     def _count(self, words: str) -> int:
-        return (self.on.folder / "runner.log").read_text().count(words)
+        return self.on.log(RUNNER).read_text().count(words)
 
     async def all_submitted(self) -> None:
         def submitted() -> bool:
@@ -92,12 +79,8 @@ class _Stage:
 @asynccontextmanager
 async def _stage(folder: Path) -> AsyncGenerator[_Stage]:
     async with trial(folder, "--role", "front", seconds=_SECONDS, patience=_PATIENCE) as on:
-        environment = clean_environment(**on.settings, PREFECT_HOME=str(folder / "state" / "prefect"))
-        with ExitStack() as stack:
-            stage = _Stage(on, stack, environment)
-            stage.start_runner()
-            await stage.start_prefect()
-            yield stage
+        on.start(RUNNER, stop=signal.SIGKILL)
+        yield _Stage(on, await on.start_prefect())
 
 
 @contextmanager
@@ -111,12 +94,12 @@ def _locked(database: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _frozen(pid: int) -> Iterator[None]:
-    os.kill(pid, signal.SIGSTOP)
+def _frozen(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    process.send_signal(signal.SIGSTOP)
     try:
         yield
     finally:
-        os.kill(pid, signal.SIGCONT)
+        process.send_signal(signal.SIGCONT)
 
 
 async def _rest(began: float, seconds: float) -> None:
@@ -140,7 +123,7 @@ async def test_prefect_is_locked_and_killed_while_tasks_are_in_every_phase(tmp_p
 
         await on.create(6)
         await on.until(lambda: any(task.state == VideoTask.SUCCEEDED for task in on.tasks.values()), "one is archived")
-        os.kill(stage.prefect, signal.SIGKILL)
+        stage.prefect.kill()
         began = time.monotonic()
         await on.create(6)
         await stage.says(_AWAY)
@@ -177,7 +160,7 @@ async def test_an_empty_prefect_database_costs_nothing(tmp_path: Path) -> None:
         on = stage.on
         await on.create(2)
         await stage.all_submitted()
-        os.kill(stage.prefect, signal.SIGKILL)
+        stage.prefect.kill()
         for file in stage.database.parent.glob("prefect.db*"):
             file.unlink()
         await stage.start_prefect()
