@@ -7,18 +7,24 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from rich.console import Console
 
 from benchmarks import report
-from benchmarks.aims import is_dependable, judge
+from benchmarks.aims import is_dependable, judge, judge_front
 from benchmarks.figures import Figures, calculate
+from benchmarks.front import report as front_report
+from benchmarks.front.figures import FrontFigures, calculate_front
+from benchmarks.front.run import run_front
 from benchmarks.run import run
 from benchmarks.scenarios import SCENARIOS, Scenario
 from kling_flows.sandbox.settings import parse_seconds
+
+F = TypeVar("F")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,10 +34,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0, also if figures miss aims that depend on the machine; 1 if a video was paid twice or lost, or an event was.
         130 if it was interrupted.
     """
-    scenarios = _parse(arguments)
+    scenarios, front = _parse(arguments)
     _interrupt_on_signals()
     try:
         outcomes = [_measure(scenario, Console()) for scenario in scenarios]
+        if front:
+            outcomes.append(_measure_front(Console()))
     except KeyboardInterrupt:
         return 130
     return 0 if all(outcomes) else 1
@@ -45,12 +53,29 @@ def _measure(scenario: Scenario, console: Console) -> bool:
     return is_dependable(figures)
 
 
+def _measure_front(console: Console) -> bool:
+    def measured(folder: Path) -> FrontFigures:
+        return calculate_front(run_front(folder))
+
+    figures = _in_folder(front_report.NAME, front_report.SUMMARY, measured, console)
+    verdicts = judge_front(figures)
+    front_report.show(console, figures)
+    report.show_aims(console, verdicts)
+    file = report.write_figures(front_report.NAME, {"name": front_report.NAME}, figures, verdicts)
+    console.print(f"All figures: {file}\n", soft_wrap=True)
+    return figures.broken_watches == 0
+
+
 def _run(scenario: Scenario, console: Console) -> Figures:
-    folder = Path(tempfile.mkdtemp(prefix=f"kling-flows-{scenario.name}-"))
+    return _in_folder(scenario.name, scenario.summary, lambda folder: calculate(run(scenario, folder)), console)
+
+
+def _in_folder(name: str, summary: str, measured: Callable[[Path], F], console: Console) -> F:
+    folder = Path(tempfile.mkdtemp(prefix=f"kling-flows-{name}-"))
     keep = False
     try:
-        with console.status(f"{scenario.name}: {scenario.summary}"):
-            return calculate(run(scenario, folder))
+        with console.status(f"{name}: {summary}"):
+            return measured(folder)
     except Exception:
         keep = True
         console.print(f"The run failed; its logs are in {folder}", soft_wrap=True)
@@ -60,13 +85,20 @@ def _run(scenario: Scenario, console: Console) -> Figures:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _parse(arguments: Sequence[str] | None) -> list[Scenario]:
+def _parse(arguments: Sequence[str] | None) -> tuple[list[Scenario], bool]:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="What kling-flows costs, measured.")
     parser.add_argument(
         "--scenario",
-        choices=[*SCENARIOS, "all"],
+        choices=[*SCENARIOS, front_report.NAME, "all"],
         default="all",
-        help="; ".join(f"{scenario.name}: {scenario.summary}" for scenario in SCENARIOS.values()) + " (default: all)",
+        help="; ".join(
+            f"{name}: {summary}"
+            for name, summary in (
+                *((scenario.name, scenario.summary) for scenario in SCENARIOS.values()),
+                (front_report.NAME, front_report.SUMMARY),
+            )
+        )
+        + " (default: all)",
     )
     parser.add_argument("--tasks", type=_count, help="video tasks (default: the scenario's)")
     parser.add_argument("--rate", type=_positive, help="creates per second; a burst has none (default: the scenario's)")
@@ -78,13 +110,14 @@ def _parse(arguments: Sequence[str] | None) -> list[Scenario]:
     )
     parser.add_argument("--poll-interval", type=_positive, metavar="SECONDS", help="(default: the product's)")
     options = parser.parse_args(arguments)
-    chosen = SCENARIOS.values() if options.scenario == "all" else [SCENARIOS[options.scenario]]
+    front = options.scenario in (front_report.NAME, "all")
+    chosen = [scenario for scenario in SCENARIOS.values() if options.scenario in (scenario.name, "all")]
     given = {
         name: value
         for name in ("tasks", "rate", "seconds", "poll_interval")
         if (value := getattr(options, name)) is not None
     }
-    return [_changed(scenario, **given) for scenario in chosen]
+    return [_changed(scenario, **given) for scenario in chosen], front
 
 
 def _positive(text: str) -> float:

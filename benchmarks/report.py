@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table
@@ -30,9 +30,14 @@ _UNKNOWN: Final = "–"
 
 def write(scenario: Scenario, figures: Figures, verdicts: Sequence[Verdict]) -> Path:
     """Write all figures as JSON; answers the file."""
+    return write_figures(scenario.name, asdict(scenario), figures, verdicts)
+
+
+def write_figures(name: str, scenario: Mapping[str, Any], figures: Any, verdicts: Sequence[Verdict]) -> Path:
+    """Write the figures, which are a dataclass, as ``name``.json; answers the file."""
     document = {
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "scenario": asdict(scenario),
+        "scenario": scenario,
         "cpus": os.cpu_count(),
         "python": platform.python_version(),
         "packages": {package: version(package) for package in _PACKAGES},
@@ -40,7 +45,7 @@ def write(scenario: Scenario, figures: Figures, verdicts: Sequence[Verdict]) -> 
         "aims": [asdict(verdict) for verdict in verdicts],
     }
     RESULTS.mkdir(exist_ok=True)
-    file = RESULTS / f"{scenario.name}.json"
+    file = RESULTS / f"{name}.json"
     file.write_text(json.dumps(document, indent=2) + "\n")
     return file
 
@@ -49,6 +54,11 @@ def show(console: Console, scenario: Scenario, figures: Figures, verdicts: Seque
     """Print all figures as tables."""
     console.print(_figures_table(scenario, figures))
     console.print(_processes_table(figures))
+    show_aims(console, verdicts)
+
+
+def show_aims(console: Console, verdicts: Sequence[Verdict]) -> None:
+    """Print what is aimed at and what was reached."""
     console.print(_aims_table(verdicts))
 
 
@@ -64,15 +74,15 @@ def _figures_table(scenario: Scenario, figures: Figures) -> Table:
     rows = (
         ("tasks finished", f"{figures.finished} of {figures.tasks} in {figures.measured_seconds:.1f} s"),
         ("creates per second", f"{figures.creates_per_second:.1f}"),
-        ("create, ms", _spread(figures.create_ms, *latencies)),
-        ("empty handler, ms", _spread(figures.empty_ms, *latencies)),
-        ("create / empty handler, p50", _number(figures.create_to_empty, 2)),
-        ("start latency, s", _spread(figures.start_seconds, "p50", "p95", "longest")),
-        ("last task started after, s", _number(figures.last_start_seconds, 2)),
-        ("last task accepted after, s", _number(figures.last_accept_seconds, 2)),
-        ("detection lag, s", _spread(figures.detection_seconds, "p50", "p95", "p99", "longest")),
+        ("create, ms", spread_text(figures.create_ms, *latencies)),
+        ("empty handler, ms", spread_text(figures.empty_ms, *latencies)),
+        ("create / empty handler, p50", number_text(figures.create_to_empty, 2)),
+        ("start latency, s", spread_text(figures.start_seconds, "p50", "p95", "longest")),
+        ("last task started after, s", number_text(figures.last_start_seconds, 2)),
+        ("last task accepted after, s", number_text(figures.last_accept_seconds, 2)),
+        ("detection lag, s", spread_text(figures.detection_seconds, "p50", "p95", "p99", "longest")),
         ("upstream calls per task", ", ".join(f"{kind} {n:.2f}" for kind, n in figures.calls_per_task.items())),
-        ("upstream reads per task", _number(figures.reads_per_task, 3)),
+        ("upstream reads per task", number_text(figures.reads_per_task, 3)),
         ("Prefect flow runs", str(figures.flow_runs)),
         ("most tasks in flight", str(figures.most_in_flight)),
     )
@@ -86,9 +96,9 @@ def _plain_rows(plain: PlainFigures | None) -> Sequence[tuple[str, str]]:
         return ()
     return (
         ("plain poller: tasks finished", str(plain.finished)),
-        ("plain poller: detection lag, s", _spread(plain.detection_seconds, "p50", "p95", "p99", "longest")),
-        ("plain poller: upstream reads per task", _number(plain.reads_per_task, 3)),
-        ("plain poller: CPU ms/task, its process only", _number(plain.cpu_ms_per_task, 1)),
+        ("plain poller: detection lag, s", spread_text(plain.detection_seconds, "p50", "p95", "p99", "longest")),
+        ("plain poller: upstream reads per task", number_text(plain.reads_per_task, 3)),
+        ("plain poller: CPU ms/task, its process only", number_text(plain.cpu_ms_per_task, 1)),
     )
 
 
@@ -98,7 +108,7 @@ def _processes_table(figures: Figures) -> Table:
     counted = [figures.processes[role] for role in COUNTED]
     for header, footer in (
         ("CPU s", f"{sum(process.cpu_seconds for process in counted):.2f}"),
-        ("CPU ms/task", _number(figures.cpu_ms_per_task, 1)),
+        ("CPU ms/task", number_text(figures.cpu_ms_per_task, 1)),
         ("idle CPU s/s", f"{sum(process.idle_cpu_per_second for process in counted):.3f}"),
         ("RSS MiB before", f"{sum(process.rss_before_mib for process in counted):.1f}"),
         ("RSS MiB at peak", f"{sum(process.rss_peak_mib for process in counted):.1f}"),
@@ -109,11 +119,11 @@ def _processes_table(figures: Figures) -> Table:
         table.add_row(
             role if role in COUNTED else f"({role})",
             f"{process.cpu_seconds:.2f}",
-            _number(process.cpu_ms_per_task, 1),
+            number_text(process.cpu_ms_per_task, 1),
             f"{process.idle_cpu_per_second:.3f}",
             f"{process.rss_before_mib:.1f}",
             f"{process.rss_peak_mib:.1f}",
-            _number(process.rss_kib_per_task, 1),
+            number_text(process.rss_kib_per_task, 1),
         )
     return table
 
@@ -126,17 +136,19 @@ def _aims_table(verdicts: Sequence[Verdict]) -> Table:
         table.add_row(
             verdict.name,
             f"{verdict.limit:g} {verdict.unit}",
-            _number(verdict.figure, 2).removesuffix(".00"),
+            number_text(verdict.figure, 2).removesuffix(".00"),
             "[green]met[/]" if verdict.met else "[red]not met[/]",
         )
     return table
 
 
-def _spread(spread: Spread | None, *parts: str) -> str:
+def spread_text(spread: Spread | None, *parts: str) -> str:
+    """Some of its parts; a dash if it is not known."""
     if spread is None:
         return _UNKNOWN
     return ", ".join(f"{part} {getattr(spread, part):.2f}" for part in parts)
 
 
-def _number(value: float | None, digits: int) -> str:
+def number_text(value: float | None, digits: int) -> str:
+    """So many digits; a dash if it is not known."""
     return _UNKNOWN if value is None else f"{value:.{digits}f}"
