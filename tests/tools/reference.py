@@ -1,4 +1,4 @@
-"""Writes the tables of docs/errors.md and docs/settings.md from the code; `--check` only compares."""
+"""Writes what docs/ says of the sources from the sources, between its markers; `--check` only compares."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from pathlib import Path
 from kling_flows.errors import KlingFlowsError
 from kling_flows.settings import PREFIX, Settings
 from kling_flows.upstream import UpstreamError
+from tests.tools.reference_cli import commands
+from tests.tools.reference_protos import api, states
+from tests.tools.reference_python import python_api
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -44,9 +47,12 @@ def settings_table() -> str:
     return "\n".join(["| Variable | Meaning | Default |", "|---|---|---|", *rows])
 
 
-def render(text: str, name: str, table: str) -> str:
+def render(text: str, name: str, content: str) -> str:
     return re.sub(
-        rf"(<!-- {name}:begin -->\n).*?(<!-- {name}:end -->)", lambda m: f"{m[1]}{table}\n{m[2]}", text, flags=re.DOTALL
+        rf"(<!-- {name}:begin -->\n).*?(<!-- {name}:end -->)",
+        lambda m: f"{m[1]}{content}\n{m[2]}",
+        text,
+        flags=re.DOTALL,
     )
 
 
@@ -54,10 +60,18 @@ def main(check: bool) -> int:
     import kling_flows.archive  # noqa: F401 - for its errors
 
     stale: list[str] = []
-    for name, table in (("errors", errors_table()), ("settings", settings_table())):
+    made = {
+        "errors": errors_table(),
+        "settings": settings_table(),
+        "reference/api": api(),
+        "reference/cli": commands(),
+        "reference/events": states(),
+        "reference/python": python_api(),
+    }
+    for name, content in made.items():
         page = ROOT / "docs" / f"{name}.md"
         text = page.read_text()
-        fresh = render(text, name, table)
+        fresh = render(text, name.rpartition("/")[2], content)
         if fresh != text:
             stale.append(str(page.relative_to(ROOT)))
             if not check:
