@@ -412,6 +412,21 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def split_loopback_address(setting: str, address: str, remedy: str) -> tuple[str, int]:
+    """Host and port of an address that nobody else's machine reaches.
+
+    Raises:
+        ConfigurationError: it is malformed, or reachable from other machines; ``setting`` is named, and ``remedy`` says
+            why that is refused and what to do instead.
+    """
+    host, port = split_address(setting, address)
+    if host == "localhost":
+        host = "127.0.0.1"
+    if not is_loopback(host):
+        raise ConfigurationError(setting, f"{address!r} can be reached from other machines{remedy}")
+    return host, port
+
+
 def split_address(setting: str, address: str) -> tuple[str, int]:
     """Host and port of ``host:port`` or ``[v6]:port``.
 

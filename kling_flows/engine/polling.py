@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import math
 import random
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -105,6 +106,7 @@ class PollPlanner:
         self._hints = asyncio.Event()
         self._early: dict[str, float] = {}
         self._failures = 0
+        self._failed_at = -math.inf
         self._next_tick = 0.0
         self._not_before = 0.0
 
@@ -282,7 +284,7 @@ class PollPlanner:
 
     async def _look_at(self, due: Sequence[_Followed], started: float, *, hinted: bool = False) -> None:
         try:
-            looked = await self._look(due, hinted)
+            looked = await self._look(due, started, hinted)
         except Exception:
             # A bug in one look must not end the looks at all other tasks.
             log.exception("a look failed")
@@ -298,10 +300,10 @@ class PollPlanner:
             self._plan(followed, started)
         self._tell(looked.tasks, started)
 
-    async def _look(self, due: Sequence[_Followed], hinted: bool) -> Looked:
+    async def _look(self, due: Sequence[_Followed], started: float, hinted: bool) -> Looked:
         looked = await self._looker.look([f.task_id for f in due], len(self._followed), hinted=hinted)
         if looked.error is not None:
-            self._back_off(looked.error)
+            self._back_off(looked.error, started)
         if looked.tasks:
             self._failures = 0
         return looked
@@ -314,8 +316,11 @@ class PollPlanner:
         brisk = started < followed.brisk_until
         followed.next_look = planned if brisk else max(followed.next_look, planned)
 
-    def _back_off(self, error: UpstreamError) -> None:
-        self._failures += 1
+    def _back_off(self, error: UpstreamError, started: float) -> None:
+        # Looks overlap: those that were under way when one failed tell of the same trouble, not of more of it.
+        if started >= self._failed_at:
+            self._failures += 1
+            self._failed_at = self._now()
         seconds = min(self._interval * 2**self._failures, _BACKOFF_LIMIT)
         seconds = max(seconds, error.retry_after or 0.0)
         self._not_before = self._now() + self._jittered(seconds)

@@ -10,7 +10,7 @@ from typing import Final
 import structlog
 
 from kling_flows.errors import ConfigurationError
-from kling_flows.settings import Settings, is_loopback, split_address
+from kling_flows.settings import Settings, split_loopback_address
 from kling_flows.telemetry.measures import Measures
 from kling_flows.upstream.errors import ErrorClass
 
@@ -63,13 +63,8 @@ def metrics_address(configured: str) -> tuple[str, int]:
     Raises:
         ConfigurationError: it is malformed, or reachable from other machines.
     """
-    host, port = split_address(SETTING, configured)
-    if host == "localhost":
-        host = "127.0.0.1"
-    if not is_loopback(host):
-        raise ConfigurationError(
-            SETTING,
-            f"{configured!r} can be reached from other machines, and whoever asks is answered; listen on "
-            "127.0.0.1:<port> and let the machine's own collector ask there",
-        )
-    return host, port
+    return split_loopback_address(
+        SETTING,
+        configured,
+        ", and whoever asks is answered; listen on 127.0.0.1:<port> and let the machine's own collector ask there",
+    )

@@ -465,11 +465,14 @@ class World:
         await self._clear(carrier)
 
     async def _to_the_end(self, work: asyncio.Task[Any]) -> None:
-        async with asyncio.timeout(PATIENCE):
-            while not work.done():
-                for task in self.upstream_tasks():
-                    self.progress(task, end=True)
-                await asyncio.wait([work], timeout=0.02)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while not work.done():
+                    for task in self.upstream_tasks():
+                        self.progress(task, end=True)
+                    await asyncio.wait([work], timeout=0.02)
+        except TimeoutError:
+            raise AssertionError(f"it does not end: {' > '.join(_awaited(work.get_coro()))}") from None
 
     async def _finish(self, engine: Engine, name: str) -> None:
         await engine.ledger.claim_one(name, engine.runner_id)
@@ -501,6 +504,14 @@ class World:
         for runner in self.runners:
             await runner.die()
         await self.ledger.close()
+
+
+def _awaited(coroutine: Any) -> Iterator[str]:
+    """Where a coroutine is, from the outside in."""
+    while coroutine is not None:
+        frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "ag_frame", None)
+        yield f"{coroutine!r}" if frame is None else f"{frame.f_code.co_qualname}:{frame.f_lineno}"
+        coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "ag_await", None)
 
 
 def _is_left_open(task: VideoTask) -> bool:

@@ -353,6 +353,21 @@ async def test_a_hint_does_not_wait_for_the_look_at_another(sandbox: SandboxServ
             assert not following[one].done()
 
 
+async def test_looks_that_fail_together_are_one_reason_to_wait_longer(sandbox: SandboxServer) -> None:
+    async with _gated_client(sandbox) as client, _planner(client, 3600.0) as planner:
+        tasks = await _submit(client, 4)
+        gates = [client.close_gate(task_id) for task_id in tasks]
+        async with _all_followed(planner, tasks):
+            for number, task_id in enumerate(tasks, start=1):
+                planner.look_now(task_id)
+                await until(lambda number=number: len(client.asked) == number)
+            sandbox.set_faults([{"fault": "http_error", "on": "get", "code": 5000}])
+            for gate in gates:
+                gate.set()
+            await until(lambda: sandbox.stats()["calls"]["get"] == len(tasks) and not planner._hinted_looks)
+            assert planner._failures == 1
+
+
 async def test_a_hint_does_not_wait_for_the_looks_at_a_tick(
     sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
