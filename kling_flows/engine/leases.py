@@ -94,7 +94,9 @@ class LeaseKeeper:
         try:
             yield
         finally:
-            self._watched.pop(task_id, None)
+            # Whoever took it up anew here watches for himself.
+            if self._watched.get(task_id) is on_lost:
+                del self._watched[task_id]
 
     async def free_dead_peers(self) -> int:
         """Free the tasks of runners that are dead; returns how many."""

@@ -139,7 +139,8 @@ class PollPlanner:
     ) -> AsyncGenerator[UpstreamTask]:
         """Yield the upstream task at each change of its status, the last time when it has ended.
 
-        Ends earlier only if :meth:`stop_following` is called.
+        Ends earlier only if :meth:`stop_following` is called, or if somebody follows the task anew: it was given up and
+        taken up again before this one has noticed.
 
         Args:
             task_id: The provider's id.
@@ -152,6 +153,7 @@ class PollPlanner:
         now = self._now()
         followed = _Followed(task_id, now - age_seconds, typical_seconds, called_back)
         followed.next_look = now + self._first_wait(followed, age_seconds, earliest_seconds)
+        self.stop_following(task_id)
         self._followed[task_id] = followed
         if hinted or self._early.pop(task_id, None) is not None:
             self.look_now(task_id)

@@ -4,7 +4,7 @@ import asyncio
 import fcntl
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -168,6 +168,24 @@ async def test_a_watched_task_that_is_no_longer_held_is_reported(ledger: Ledger,
             async with asyncio.timeout(60):
                 await lost["cancelled"].wait()
         assert not lost["kept"].is_set()
+
+
+async def test_whoever_watches_a_task_anew_is_told_although_the_one_before_has_ended(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    keeper = LeaseKeeper(ledger, tmp_path)
+    lost = {name: asyncio.Event() for name in ("before", "anew")}
+    async with keeper.held():
+        await ledger.create(task("t"), runner_id=keeper.runner_id)
+        before, anew = (keeper.watching("t", event.set) for event in lost.values())
+        with ExitStack() as ending:
+            ending.enter_context(before)
+            with anew:
+                ending.close()
+                await ledger.advance("t", to(State.CANCELLED))
+                async with asyncio.timeout(60):
+                    await lost["anew"].wait()
+        assert not lost["before"].is_set()
 
 
 async def test_a_ledger_that_is_away_for_a_while_does_not_end_the_care(ledger: Ledger, tmp_path: Path) -> None:

@@ -437,6 +437,16 @@ async def test_where_looks_are_by_list_hinted_ones_do_not_overlap(sandbox: Sandb
     assert sandbox.stats()["calls"] | {"create": 0} == {call: int(call == "list") for call in sandbox.stats()["calls"]}
 
 
+async def test_whoever_follows_a_task_anew_takes_the_place_of_the_one_before(sandbox: SandboxServer) -> None:
+    async with _client(sandbox) as client, _planner(client, 3600.0) as planner:
+        (task_id,) = await _submit(client, 1)
+        async with _all_followed(planner, [task_id]) as following:
+            anew = asyncio.create_task(_follow(planner, task_id))
+            assert await following[task_id] == []
+            planner.look_now(task_id)
+            assert (await anew)[-1].status is UpstreamStatus.SUCCEEDED
+
+
 async def test_a_hint_that_comes_before_the_task_is_followed_is_kept(sandbox: SandboxServer) -> None:
     async with _client(sandbox) as client, _planner(client, 3600.0) as planner:
         (task_id,) = await _submit(client, 1)
