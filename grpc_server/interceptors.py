@@ -25,9 +25,6 @@ _status_library: Final[Any] = rpc_status
 #: The status of what is not meant for callers.
 _INTERNAL: Final = grpc.StatusCode.INTERNAL.name
 
-#: What a stranger's call of anything else than our methods is observed as.
-_OTHER: Final = "other"
-
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 _Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -99,8 +96,6 @@ class Guard(grpc.aio.ServerInterceptor):
 
     def _refusing(self, method: str) -> _Handler:
         name = method.removeprefix(self._prefix)
-        # Strangers must not fill the metrics with names that they make up.
-        name = name if name in SCOPES else _OTHER
 
         # As if a stream of requests came, of which none is read: no message of strangers is taken into memory.
         async def refuse(_requests: Any, context: _Context) -> None:

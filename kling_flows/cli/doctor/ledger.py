@@ -7,12 +7,11 @@ import sqlite3
 from pathlib import Path
 from typing import Any, Final, cast
 
-from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import DBAPIError
 
 from kling_flows.cli.doctor.finding import Finding, misconfigured, ok, problem
 from kling_flows.errors import ConfigurationError, LedgerUnavailable
-from kling_flows.ledger.address import ADDRESS_SETTING, shown
+from kling_flows.ledger.address import ADDRESS_SETTING, postgresql_dsn, shown, sqlite_file
 from kling_flows.ledger.migrate import HEAD, is_current, read_schema
 from kling_flows.ledger.sqlite import BUSY_SECONDS, create_sqlite_engine, is_passing
 from kling_flows.settings import Settings
@@ -25,15 +24,13 @@ async def check_ledger(settings: Settings) -> Finding:
     """Whether it can be written, by this release, now."""
     address = settings.ledger_address
     try:
-        if not address.startswith("sqlite:"):
-            return await _look_at_postgresql(address)
-        path = make_url(address).database
-        if not path:
-            raise ConfigurationError(ADDRESS_SETTING, f"{address} names no file; for example sqlite:///ledger.db")
-        return await asyncio.to_thread(_look_at_file, Path(path))
+        dsn = postgresql_dsn(address)
+        if dsn is not None:
+            return await _look_at_postgresql(dsn, shown(address))
+        return await asyncio.to_thread(_look_at_file, Path(sqlite_file(address)))
     except ConfigurationError as error:
         return misconfigured(_CHECK, error)
-    except (ArgumentError, ValueError):
+    except ValueError:
         return problem(
             _CHECK, "its address is malformed", f"correct {ADDRESS_SETTING}: sqlite:///FILE or postgresql://…"
         )
@@ -77,18 +74,14 @@ def _refused(path: Path, error: DBAPIError) -> Finding:
     )
 
 
-async def _look_at_postgresql(address: str) -> Finding:
+async def _look_at_postgresql(dsn: str, place: str) -> Finding:
     try:
         # Not everybody has installed the driver, and it takes its time to import.
         from kling_flows.ledger.postgres_connection import FAILURES, connect, not_opened
     except ImportError as error:
         return problem(_CHECK, f"a ledger on PostgreSQL needs {error.name}", "pip install 'kling-flows[postgres]'")
-    place = shown(address)
-    scheme, _, rest = address.partition("://")
-    if scheme not in ("postgresql", "postgres", "postgresql+asyncpg"):
-        raise ConfigurationError(ADDRESS_SETTING, "only sqlite:///<file> and postgresql://… are ledgers")
     try:
-        connection = await connect(f"postgresql://{rest}", read_only=True)
+        connection = await connect(dsn, read_only=True)
         try:
             schema = await _schema(connection)
         finally:
