@@ -153,6 +153,11 @@ def _check_labels(labels: Mapping[str, str]) -> list[Violation]:
     for key, value in labels.items():
         if not _LABEL_KEY.fullmatch(key):
             violations.append(Violation("labels", "MALFORMED", f"the key {key[:64]!r} must match {_LABEL_KEY.pattern}"))
+        if "\0" in value:
+            # PostgreSQL's text cannot hold it.
+            violations.append(
+                Violation(f"labels[{key[:64]!r}]", "MALFORMED", "must not contain the character NUL (U+0000)")
+            )
         if len(value) > _LABEL_VALUE_LENGTH:
             violations.append(
                 Violation(f"labels[{key[:64]!r}]", "TOO_LONG", f"at most {_LABEL_VALUE_LENGTH} characters")

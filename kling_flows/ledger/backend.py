@@ -22,8 +22,8 @@ class Backend(Protocol):
         """Begin; ``on_commit`` is called on ``loop`` after commits: true for others', false for ours."""
         ...
 
-    async def write(self, operation: Operation) -> Any:
-        """Run ``operation`` in a durable transaction. It may be run again on a fresh one.
+    def write(self, operation: Operation) -> asyncio.Future[Any]:
+        """Run ``operation`` in a durable transaction, after those that were given before. It may be run again.
 
         A caller that is cancelled while it waits does not undo the write. All writes of all processes are as if they
         came one after the other, and the log's positions follow that order.

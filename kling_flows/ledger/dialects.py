@@ -6,7 +6,7 @@ running it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from sqlalchemy import Column, ColumnElement, Connection, Table, collate, func, insert, select, text
@@ -33,6 +33,14 @@ def insert_without_gaps(dialect: str, number: Column[int]) -> Any:
         return insert(number.table)
     following = select(func.coalesce(func.max(number), 0) + 1).scalar_subquery()
     return insert(number.table).values({number: following})
+
+
+def insert_many_without_gaps(conn: Connection, number: Column[int], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert rows, numbered as :func:`insert_without_gaps` does it, in their order."""
+    if conn.dialect.name != "sqlite":
+        last = conn.execute(select(func.coalesce(func.max(number), 0))).scalar_one()
+        rows = [{number.name: position, **row} for position, row in enumerate(rows, start=last + 1)]
+    conn.execute(insert(number.table), rows)
 
 
 def in_byte_order(dialect: str, column: Column[Any]) -> ColumnElement[Any]:

@@ -11,12 +11,13 @@ from typing import IO, Self, TypeVar
 
 from sqlalchemy import Connection
 
-from kling_flows.errors import BudgetExceeded, KlingFlowsError, VideoTaskExists
+from kling_flows.errors import KlingFlowsError, VideoTaskExists
 from kling_flows.ledger import adoption, callbacks, claims, deadlines, operations
 from kling_flows.ledger.backend import Backend
 from kling_flows.ledger.batch import Creation, CreationRefused, create_all, create_each
 from kling_flows.ledger.callbacks import Delivery, DeliveryState, Hint
 from kling_flows.ledger.figures import Figures, read_figures
+from kling_flows.ledger.gathering import Gathering
 from kling_flows.ledger.migrate import read_schema
 from kling_flows.ledger.opening import open_backend
 from kling_flows.ledger.operations import Change
@@ -39,6 +40,7 @@ class Ledger:
 
     def __init__(self, backend: Backend, facts: dict[str, str]) -> None:
         self._backend = backend
+        self._gathering = Gathering(backend.write)
         self._changed = asyncio.Event()
         self._changed_by_others = asyncio.Event()
         self._line_moves = asyncio.Event()
@@ -125,25 +127,8 @@ class Ledger:
         budgets: Sequence[Budget] = (),
     ) -> VideoTask:
         """See :func:`operations.create`."""
-
-        def run(connection: Connection) -> VideoTask | BudgetExceeded:
-            try:
-                return operations.create(
-                    connection,
-                    task,
-                    request_id=request_id,
-                    request_digest=request_digest,
-                    runner_id=runner_id,
-                    budgets=budgets,
-                )
-            except BudgetExceeded as refused:
-                # Raised in there it would undo the work of all that share the transaction; it has written nothing.
-                return refused
-
-        result = await self._write(run)
-        if isinstance(result, BudgetExceeded):
-            raise result
-        return result
+        with span("ledger write"):
+            return await self._gathering.create(Creation(task, request_id, request_digest, budgets, runner_id))
 
     async def create_each(self, creations: Sequence[Creation]) -> list[VideoTask | KlingFlowsError]:
         """See :func:`batch.create_each`."""

@@ -73,13 +73,20 @@ def create(
     _append(conn, seq, None, task, document)
     book(conn, None, task)
     if task.labels:
-        conn.execute(insert(labels), [{"task_seq": seq, "key": k, "value": v} for k, v in task.labels.items()])
+        conn.execute(insert(labels), label_rows(seq, task))
     return task
 
 
+def label_rows(seq: int, task: VideoTask) -> list[dict[str, Any]]:
+    """The rows of a task's labels."""
+    return [{"task_seq": seq, "key": key, "value": value} for key, value in task.labels.items()]
+
+
 @cache
-def _insert_or_nothing(dialect: str) -> Any:
-    return insert_into(dialect, video_tasks).on_conflict_do_nothing().returning(video_tasks.c.seq)
+def insert_or_nothing(dialect: str) -> Any:
+    """An insert of new tasks' rows that answers the ids and numbers of those whose keys were free."""
+    inserting = insert_into(dialect, video_tasks).on_conflict_do_nothing()
+    return inserting.returning(video_tasks.c.id, video_tasks.c.seq)
 
 
 def _insert(
@@ -87,28 +94,34 @@ def _insert(
 ) -> int | None:
     """Insert the row; None if its id or its request id is taken."""
     held = runner_id is not None and has_lease(conn, runner_id)
+    row = new_row(task, document, request_id, request_digest, runner_id=runner_id if held else None)
+    inserted = conn.execute(insert_or_nothing(conn.dialect.name), row).first()
+    return None if inserted is None else inserted.seq
+
+
+def new_row(
+    task: VideoTask, document: str, request_id: str, request_digest: str, *, runner_id: str | None = None
+) -> dict[str, Any]:
+    """The columns of a new task; ``runner_id`` must have a lease."""
     # What waits has none. What is taken in as begun is at the provider already.
-    takes_slot = holds_slot(task) and (held or task.state is not State.QUEUED)
-    return conn.execute(
-        _insert_or_nothing(conn.dialect.name),
-        {
-            "id": task.id,
-            "tenant": task.tenant,
-            "state": task.state.value,
-            "revision": task.revision,
-            "document": document,
-            "runner_id": runner_id if held else None,
-            "request_id": request_id or None,
-            "request_digest": request_digest,
-            "create_time": task.create_time.timestamp(),
-            "end_time": None if task.end_time is None else task.end_time.timestamp(),
-            "active": task.active,
-            "priority": task.priority,
-            "model_name": task.request.model_name,
-            "slot": slot_of(paid_by(task), task.request.model_name) if takes_slot else None,
-            "deadline": None if task.deadline is None else task.deadline.timestamp(),
-        },
-    ).scalar_one_or_none()
+    takes_slot = holds_slot(task) and (runner_id is not None or task.state is not State.QUEUED)
+    return {
+        "id": task.id,
+        "tenant": task.tenant,
+        "state": task.state.value,
+        "revision": task.revision,
+        "document": document,
+        "runner_id": runner_id,
+        "request_id": request_id or None,
+        "request_digest": request_digest,
+        "create_time": task.create_time.timestamp(),
+        "end_time": None if task.end_time is None else task.end_time.timestamp(),
+        "active": task.active,
+        "priority": task.priority,
+        "model_name": task.request.model_name,
+        "slot": slot_of(paid_by(task), task.request.model_name) if takes_slot else None,
+        "deadline": None if task.deadline is None else task.deadline.timestamp(),
+    }
 
 
 def _earlier(conn: Connection, task: VideoTask, request_id: str, request_digest: str) -> VideoTask | None:

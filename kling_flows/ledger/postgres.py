@@ -90,13 +90,13 @@ class PostgresBackend:
         self._on_commit = lambda foreign: call(loop, on_commit, foreign)
         call(self._loop, self._start)
 
-    async def write(self, operation: Operation) -> Any:
+    def write(self, operation: Operation) -> asyncio.Future[Any]:
         """See :meth:`Backend.write`."""
         if self._closing:
             raise LedgerUnavailable("the ledger is closed here; nothing was written")
         job = Job.of(operation)
         call(self._loop, self._take_in, job)
-        return await job.future
+        return job.future
 
     async def read(self, operation: Operation) -> Any:
         """See :meth:`Backend.read`."""

@@ -6,6 +6,7 @@ difference that it makes.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -44,6 +45,10 @@ class Charge(NamedTuple):
     reserved_microusd: int = 0
     settled_milliunits: int = 0
     settled_microusd: int = 0
+
+    def plus(self, other: Charge) -> Charge:
+        """The sum of two charges."""
+        return Charge(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
 
     def less(self, other: Charge) -> Charge:
         """The difference between two charges."""
@@ -103,6 +108,17 @@ def book(conn: Connection, before: VideoTask | None, after: VideoTask) -> None:
             _add(conn, earlier_place, Charge().less(earlier))
     if any(now):
         _add(conn, place, now)
+
+
+def book_new(conn: Connection, tasks: Iterable[VideoTask]) -> None:
+    """Add what new tasks reserve, each sum once."""
+    sums: defaultdict[tuple[str, str, str], Charge] = defaultdict(Charge)
+    for task in tasks:
+        place = _place(task)
+        sums[place] = sums[place].plus(charge(task))
+    for place, amounts in sums.items():
+        if any(amounts):
+            _add(conn, place, amounts)
 
 
 def refusal(conn: Connection, task: VideoTask, budgets: Iterable[Budget]) -> BudgetExceeded | None:

@@ -97,7 +97,7 @@ class SqliteBackend:
             thread.start()
             self._threads.append(thread)
 
-    async def write(self, operation: Operation) -> Any:
+    def write(self, operation: Operation) -> asyncio.Future[Any]:
         """Run ``operation`` in a durable transaction.
 
         A caller that is cancelled while it waits does not undo the write.
@@ -109,7 +109,7 @@ class SqliteBackend:
             raise LedgerUnavailable("the ledger is closed here; nothing was written")
         job = Job.of(operation)
         self._jobs.put(job)
-        return await job.future
+        return job.future
 
     async def read(self, operation: Operation) -> Any:
         """Run ``operation`` on a read-only snapshot.

@@ -167,6 +167,7 @@ BAD_REQUESTS: dict[str, tuple[rpc.CreateVideoTaskRequest, set[str]]] = {
     "callback": (create_request(spec=Spec(prompt="x", callback_url="ftp://x")), {f"{SPEC}.callback_url"}),
     "label key": (create_request(labels={"Team": "x"}), {"video_task.labels"}),
     "label value": (create_request(labels={"team": "x" * 256}), {"video_task.labels['team']"}),
+    "label with NUL": (create_request(labels={"team": "a\0b"}), {"video_task.labels['team']"}),
     "many labels": (create_request(labels={f"k{n}": "" for n in range(33)}), {"video_task.labels"}),
     "id": (create_request(video_task_id="My Video"), {"video_task_id"}),
     "request id": (create_request(request_id="x" * 65), {"request_id"}),
