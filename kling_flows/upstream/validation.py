@@ -103,11 +103,13 @@ def _negative_prompt(case: Case) -> Iterator[Finding]:
 def _model_name(case: Case) -> Iterator[Finding]:
     name = case.request.model_name
     row = case.map.model.get(name)
+    if row is not None and case.model is not None:
+        return
     living = case.map.living_in(case.dialect)
     if row is not None:
         if not row.living:
             yield "model_name", Rule.RETIRED_MODEL, f"{name} is retired and answers no more; use {row.successor}."
-        elif case.model is None:
+        else:
             other = next(dialect for dialect in Dialect if row.abilities(dialect))
             yield (
                 "model_name",
@@ -205,7 +207,8 @@ def _callback_url(case: Case) -> Iterator[Finding]:
 
 def _absent_fields(case: Case) -> Iterator[Finding]:
     fields = TextToVideoRequest.model_fields
-    given = [name for name, field in fields.items() if getattr(case.request, name) != field.default]
+    absent = {*case.map.dialect[case.dialect].absent_fields, *case.narrowed.absent_fields}
+    given = [name for name, field in fields.items() if name in absent and getattr(case.request, name) != field.default]
     for name in given:
         if case.lacks(name):
             yield (
@@ -213,7 +216,7 @@ def _absent_fields(case: Case) -> Iterator[Finding]:
                 Rule.NOT_SUPPORTED,
                 f"The {case.dialect} dialect has no such field; leave it out, or use the legacy dialect.",
             )
-        elif name in case.narrowed.absent_fields:
+        else:
             yield (
                 name,
                 Rule.NOT_SUPPORTED,
