@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 
 import httpx
 import obstore
-from obstore.exceptions import BaseError
+from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from kling_flows.archive.download import Download, download_client
@@ -42,6 +42,9 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 #: Disk, file size and quota; the storage tells them in its messages.
 _NO_ROOM_NUMBERS: Final = frozenset({errno.ENOSPC, errno.EFBIG, errno.EDQUOT})
 _NO_ROOM: Final = tuple(f"os error {number})" for number in _NO_ROOM_NUMBERS)
+
+#: How S3, GCS and Azure say in the body of their answer why they refuse.
+_CODE: Final = re.compile(r"<Code>([A-Za-z0-9.]{1,64})</Code>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +221,7 @@ class VideoArchive:
         except (FileNotFoundError, KeyError, TypeError, ValueError):
             return None
         except (BaseError, OSError) as error:
-            raise ArchiveError(f"the archive cannot be read ({error}); it is tried again") from error
+            raise ArchiveError(f"the archive cannot be read ({reason_of(error)}); it is tried again") from error
         return stored if head["size"] == stored.size_bytes else None
 
     def open_file(self, uri: str) -> ReadableFile:
@@ -298,7 +301,14 @@ def open_store(address: str, config: Mapping[str, str] | None = None) -> ObjectS
     Raises:
         BaseError, ValueError: the URL or an option is not one that obstore knows.
     """
-    return from_url(address, config=cast("Any", dict(config))) if config else from_url(address)
+    try:
+        return from_url(address, config=cast("Any", dict(config))) if config else from_url(address)
+    except BaseException as error:
+        # The driver panics at options of connections, such as aws_allow_http, which passes by `except Exception`.
+        if type(error).__name__ != "PanicException":
+            raise
+        names = ", ".join(sorted(config or ()))
+        raise ValueError(f"an option is not one that the storage takes here, of these: {names}") from None
 
 
 def folder_of(address: str) -> Path:
@@ -319,8 +329,23 @@ def folder_of(address: str) -> Path:
     return Path(unquote(parts.path))
 
 
+def reason_of(error: Exception) -> str:
+    """Why a storage refuses, in one line; what it says beyond that may repeat what it was asked."""
+    code = _CODE.search(str(error))
+    if code is not None:
+        return code[1]
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
 def _refusal(name: str, error: Exception) -> ArchiveError:
-    first = str(error).splitlines()[0] if str(error) else type(error).__name__
+    reason = reason_of(error)
     if getattr(error, "errno", None) in _NO_ROOM_NUMBERS or any(sign in str(error) for sign in _NO_ROOM):
-        return ArchiveError(f"the archive is full: there is no room for {name} ({first}); make room, it is tried again")
-    return ArchiveError(f"the archive refuses {name} ({first}); it is tried again")
+        return ArchiveError(
+            f"the archive is full: there is no room for {name} ({reason}); make room, it is tried again"
+        )
+    if isinstance(error, (PermissionDeniedError, UnauthenticatedError, FileNotFoundError)):
+        return ArchiveError(
+            f"the archive refuses {name} ({reason}); correct KLING_FLOWS_ARCHIVE or its credentials, "
+            "which `kling-flows doctor` tries; it is tried again"
+        )
+    return ArchiveError(f"the archive refuses {name} ({reason}); it is tried again")

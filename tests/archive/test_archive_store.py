@@ -198,6 +198,15 @@ async def test_an_address_that_nobody_understands_is_a_matter_of_configuration(a
         VideoArchive.open(address)
 
 
+@pytest.mark.parametrize("option", ["aws_allow_http", "allow_http", "no_such_option"])
+async def test_an_option_that_the_storage_does_not_take_is_a_matter_of_configuration(option: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        VideoArchive.open("s3://bucket/prefix", config={option: "hidden-value"})
+    assert caught.value.setting == "KLING_FLOWS_ARCHIVE"
+    assert option in caught.value.message
+    assert "hidden-value" not in caught.value.message
+
+
 async def test_opening_leaves_nothing_behind(archive: VideoArchive, folder: Path) -> None:
     assert list(folder.iterdir()) == []
 

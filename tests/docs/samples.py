@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.clients.toolchains import go, node_client
+from tests.clients.toolchains import go, java_client, node_client
 from tests.stack import ROOT
 
 #: Marks a block that cannot be run here; each stands in ``test_docs_samples.NOT_RUN`` with its reason.
@@ -19,6 +19,9 @@ MARK = "norun"
 
 #: Run, page by page, in their order and in one folder.
 RUN = frozenset({"sh", "python", "go", "js"})
+
+#: Run apart, because not every machine has what it needs.
+JAVA = frozenset({"java"})
 
 _FENCE = re.compile(r"^(?P<indent> *)```(?P<info>[^`\n]*)\n(?P<text>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
 
@@ -62,8 +65,8 @@ def blocks(page: str) -> Iterator[Block]:
         yield Block(page, line, language, mark, textwrap.dedent(match["text"]))
 
 
-def runnable(page: str) -> list[Block]:
-    return [block for block in blocks(page) if block.language in RUN and block.mark != MARK]
+def runnable(page: str, languages: frozenset[str] = RUN) -> list[Block]:
+    return [block for block in blocks(page) if block.language in languages and block.mark != MARK]
 
 
 class Folder:
@@ -118,6 +121,8 @@ class Folder:
                 return self._js(name, text)
             case "go":
                 return self._go(name, text)
+            case "java":
+                return self._java(text)
             case _:
                 return text
 
@@ -154,3 +159,11 @@ class Folder:
         (module / name).mkdir()
         (module / name / "main.go").write_text("\n".join(program))
         return f"(cd go && {shlex.quote(go())} run ./{name})"
+
+    def _java(self, text: str) -> str:
+        public = re.search(r"^public class (\w+)", text, re.MULTILINE)
+        assert public is not None, "a sample in Java is a file with a public class"
+        (self.folder / f"{public[1]}.java").write_text(text)
+        java, *options, _, jar = java_client()
+        command = [java, *options, "-cp", f"{jar}:{Path(jar).parent}/lib/*", f"{public[1]}.java"]
+        return shlex.join(command)

@@ -16,7 +16,7 @@ import yaml
 from kling_flows.settings import Settings
 from tests.stack import PATIENCE, Sandbox, Server, clean_environment, sandbox, serve, serve_settings, until
 
-from .samples import MARK, RUN, Folder, blocks, pages, runnable
+from .samples import JAVA, MARK, RUN, Block, Folder, blocks, pages, runnable
 
 #: Blocks that no test of the documents runs, by page and first line, and who tries them instead or why nobody can.
 NOT_RUN = {
@@ -34,6 +34,10 @@ NOT_RUN = {
     ("docs/deploy.md", "docker build -f deployments/docker/Dockerfile -t kling-flows ."): "needs a container engine",
     ("docs/deploy.md", "cd deployments/compose"): "needs a container engine",
     ("docs/deploy.md", "kubectl create namespace kling-flows"): "needs a cluster",
+    (
+        "docs/deploy.md",
+        "kubectl --namespace kling-flows scale deployment/front deployment/runner --replicas 0",
+    ): "needs a cluster",
     (
         "docs/operations.md",
         "export KLING_FLOWS_LEDGER_URL=postgresql://kling@db.internal/kling PGPASSWORD=…",
@@ -72,6 +76,16 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     [pytest.param(page, marks=pytest.mark.full if page in SELDOM else ()) for page in pages() if runnable(page)],
 )
 def test_the_samples_of_a_page_run(page: str, stack: Stack, tmp_path: Path) -> None:
+    _run(runnable(page), stack, tmp_path)
+
+
+@pytest.mark.xdist_group("docs")
+@pytest.mark.parametrize("page", [page for page in pages() if runnable(page, JAVA)])
+def test_the_samples_in_java_run(page: str, stack: Stack, tmp_path: Path) -> None:
+    _run(runnable(page, JAVA), stack, tmp_path)
+
+
+def _run(samples: list[Block], stack: Stack, tmp_path: Path) -> None:
     server = stack.server
     prefect = server.settings["KLING_FLOWS_PREFECT_LISTEN"]
     addresses = {
@@ -93,7 +107,7 @@ def test_the_samples_of_a_page_run(page: str, stack: Stack, tmp_path: Path) -> N
         }
     )
     done = subprocess.run(
-        ["bash", "-c", folder.script(runnable(page))],
+        ["bash", "-c", folder.script(samples)],
         cwd=tmp_path,
         env=environment,
         stdin=subprocess.DEVNULL,
@@ -110,7 +124,7 @@ def test_the_samples_of_a_page_run(page: str, stack: Stack, tmp_path: Path) -> N
 @pytest.mark.parametrize("page", pages())
 def test_what_is_not_run_is_known(page: str) -> None:
     found = list(blocks(page))
-    assert {block.language for block in found} <= RUN | OTHER
+    assert {block.language for block in found} <= RUN | JAVA | OTHER
     assert {block.mark for block in found} <= {"", MARK}
     marked = {(page, block.first_line) for block in found if block.mark}
     assert marked == {known for known in NOT_RUN if known[0] == page}

@@ -14,7 +14,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore
 
-from kling_flows.archive.store import folder_of, open_store
+from kling_flows.archive.store import folder_of, open_store, reason_of
 from kling_flows.cli.doctor.finding import Finding, ok, problem, warning
 from kling_flows.settings import Settings
 
@@ -63,7 +63,7 @@ async def check_archive(settings: Settings) -> Finding:
     try:
         if "://" in address and not address.startswith("file://"):
             remedy = "correct KLING_FLOWS_ARCHIVE, or the credentials in KLING_FLOWS_ARCHIVE_OPTIONS"
-            await _try(_opened(settings))
+            await _try(open_store(address, settings.archive_config))
             return ok(_ARCHIVE, f"{shown} takes, gives back and deletes")
         folder = folder_of(address)
         if not folder.exists():
@@ -75,19 +75,8 @@ async def check_archive(settings: Settings) -> Finding:
     except TimeoutError:
         return problem(_ARCHIVE, f"{shown} does not answer within {_SECONDS:.0f} s", remedy)
     except (BaseError, OSError, ValueError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return problem(_ARCHIVE, f"{shown} cannot be used ({first})", remedy)
+        return problem(_ARCHIVE, f"{shown} cannot be used ({reason_of(error)})", remedy)
     return ok(_ARCHIVE, f"{folder} takes, gives back and deletes; {_room(folder)} free")
-
-
-def _opened(settings: Settings) -> ObjectStore:
-    try:
-        return open_store(settings.archive_address, settings.archive_config)
-    except BaseException as error:
-        # The driver panics at some options, such as aws_allow_http, in a way that passes by `except Exception`.
-        if type(error).__name__ != "PanicException":
-            raise
-        raise ValueError("an option is not one that the storage takes here") from None
 
 
 async def _try(store: ObjectStore) -> None:
