@@ -101,6 +101,16 @@ class Settings(BaseSettings):
     )
     prefect_api_url: str | None = Field(None, description="Use this Prefect server instead of a local one.")
     prefect_listen: str = Field("127.0.0.1:4200", description="Where the local Prefect server listens: host:port.")
+    dispatch: Literal["in-process", "work-pool"] = Field(
+        "in-process",
+        description="Where a runner has video tasks carried: by flow runs in its own process, or by the workers of a "
+        "work pool, as flow runs of work_pool_deployment.",
+    )
+    work_pool_deployment: str = Field(
+        "text-to-video/on-demand",
+        pattern=r"^[^/]+/[^/]+$",
+        description="The deployment of text_to_video, as flow/deployment, that dispatch work-pool starts.",
+    )
     prefect_events: bool = Field(
         True, description="Tell Prefect of state changes, for its automations: ends always, the rest while calm."
     )

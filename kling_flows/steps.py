@@ -22,7 +22,7 @@ from kling_flows.engine.engine import Engine
 from kling_flows.engine.failures import ending
 from kling_flows.engine.identity import MADE_PREFIX, ledger_task_id, new_task_id, public_task_id
 from kling_flows.engine.intake import new_video_task, request_digest
-from kling_flows.engine.session import engine_session, open_engine
+from kling_flows.engine.session import engine_session, holder, open_engine
 from kling_flows.errors import LeaseLost, VideoTaskExists, VideoTaskNotFound, VideoTaskUnresolved
 from kling_flows.ledger import FlowRunRecord, State, VideoTask
 from kling_flows.settings import Settings
@@ -128,6 +128,9 @@ async def take(engine: Engine, task_id: str, request: TextToVideoRequest | None)
         VideoTaskNotFound: there is none, and no request to make one of.
         LeaseLost: somebody else carries it.
     """
+    sharing = holder.get(None)
+    if sharing is not None:
+        sharing.take(task_id)
     try:
         return await _claim(engine, task_id)
     except VideoTaskNotFound:

@@ -24,7 +24,7 @@ import structlog
 
 from kling_flows.engine.identity import new_runner_id
 from kling_flows.errors import LedgerUnavailable
-from kling_flows.ledger import Lease, Ledger
+from kling_flows.ledger import HANDS_ON, Lease, Ledger
 
 log = structlog.get_logger(__name__)
 
@@ -48,10 +48,11 @@ class LeaseKeeper:
     Args:
         ledger: Where the lease is.
         state_dir: Where the lock file goes; must be on a file system whose locks work.
+        hands_on: What it holds is carried by others, who may take it at any time.
     """
 
-    def __init__(self, ledger: Ledger, state_dir: Path) -> None:
-        self.runner_id = new_runner_id()
+    def __init__(self, ledger: Ledger, state_dir: Path, *, hands_on: bool = False) -> None:
+        self.runner_id = (HANDS_ON if hands_on else "") + new_runner_id()
         #: Set when peers have judged this runner dead; it must not go on under this identity.
         self.lost = asyncio.Event()
         self._ledger = ledger

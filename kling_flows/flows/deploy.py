@@ -28,7 +28,7 @@ from prefect.workers.utilities import get_default_base_job_template_for_infrastr
 
 from kling_flows import __version__
 from kling_flows.errors import ConfigurationError, KlingFlowsError, ServerUnavailable
-from kling_flows.flows.deployments import DEPLOYMENTS, POOL_LIMIT, PRIORITIES, TAG, Planned
+from kling_flows.flows.deployments import DEPLOYMENTS, OUR_TYPE, POOL_LIMIT, PRIORITIES, TAG, Planned
 
 #: Longest that all of it may take, in seconds.
 _SECONDS: Final = 120.0
@@ -39,7 +39,7 @@ async def deploy(pool: str, kind: str, only: Sequence[str] = ()) -> list[dict[st
 
     Args:
         pool: Name of the work pool.
-        kind: Its type if it has to be created, such as ``process``.
+        kind: Its type if it has to be created, such as ``kling-flows`` or ``process``.
         only: The full names (``flow/deployment``) of those that are wanted; all, if it is empty.
 
     Raises:
@@ -78,7 +78,7 @@ async def _pool(client: PrefectClient, pool: str, kind: str) -> None:
                 type=kind,
                 description="Videos by kling-flows.",
                 base_job_template=template,
-                concurrency_limit=POOL_LIMIT,
+                concurrency_limit=None if kind == OUR_TYPE else POOL_LIMIT,
             )
         )
     except ObjectAlreadyExists:
@@ -135,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Deploy as the arguments say; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m kling_flows.flows.deploy", description=__doc__)
     parser.add_argument("--pool", default="kling-flows")
-    parser.add_argument("--type", default="process")
+    parser.add_argument("--type", default=OUR_TYPE)
     parser.add_argument("--only", action="append", default=[])
     given = parser.parse_args(arguments)
     try:

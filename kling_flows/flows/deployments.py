@@ -14,7 +14,10 @@ from kling_flows.flows import audit, reconcile, retention, text_to_video, text_t
 #: Of every deployment of ours.
 TAG: Final = "kling-flows"
 
-#: How many flow runs one worker process carries at a time; each takes some 90 MiB with a stock process worker.
+#: The type of work pool whose workers run many flow runs in one process.
+OUR_TYPE: Final = "kling-flows"
+
+#: How many flow runs a pool of another type carries at a time; each takes some 90 MiB with a stock process worker.
 POOL_LIMIT: Final = 20
 
 

@@ -17,6 +17,7 @@ from kling_flows.engine.carry import begin
 from kling_flows.engine.engine import Engine
 from kling_flows.engine.session import current_engine
 from kling_flows.errors import LeaseLost, RunnerDraining, VideoTaskCancelled
+from kling_flows.flows.cancelling import cancel_videos
 from kling_flows.flows.form import ArchiveName, CredentialsName, named_session
 from kling_flows.flows.names import run_name
 from kling_flows.ledger import VideoTask
@@ -46,6 +47,7 @@ def _task_id(given: str | None) -> str:
     persist_result=False,
     result_storage=RESULT_STORAGE,
     description="Turns a prompt into an archived video, and pays once.",
+    on_cancellation=[cancel_videos],
 )
 async def text_to_video(
     request: TextToVideoRequest,

@@ -17,6 +17,7 @@ from kling_flows.engine.carry import carry
 from kling_flows.engine.engine import Engine
 from kling_flows.errors import KlingFlowsError, LeaseLost, RunnerDraining
 from kling_flows.flows.batches import Again, create_missing
+from kling_flows.flows.cancelling import cancel_videos
 from kling_flows.flows.files import read_file, write_file
 from kling_flows.flows.form import ArchiveName, CredentialsName, named_session
 from kling_flows.flows.names import batch_run_name
@@ -26,7 +27,7 @@ from kling_flows.ledger import FlowRunRecord, State, VideoTask
 from kling_flows.shown.artifacts import Progress, show_tasks, shown_progress
 from kling_flows.shown.tags import show_tags
 from kling_flows.shown.words import artifact_key
-from kling_flows.steps import carry_to_end, flow_run_record
+from kling_flows.steps import carry_to_end, flow_run_record, take
 from kling_flows.upstream import TextToVideoRequest
 
 log = structlog.get_logger(__name__)
@@ -48,6 +49,7 @@ def _run_name() -> str:
     persist_result=False,
     result_storage=RESULT_STORAGE,
     description="Turns many prompts into archived videos in one run, and pays once for each.",
+    on_cancellation=[cancel_videos],
 )
 async def text_to_videos(
     requests: Annotated[
@@ -178,7 +180,7 @@ async def _carry_all(
 
 async def _carry(engine: Engine, task_id: str, run: FlowRunRecord | None) -> bool:
     async def once() -> None:
-        task = await engine.ledger.claim_one(task_id, engine.runner_id, account=engine.client.account.name)
+        task = await take(engine, task_id, None)
         await attach(engine, task)
         await carry(engine, task_id, run)
 

@@ -2,6 +2,7 @@
 
 from kling_flows.ledger.batch import Creation, CreationRefused
 from kling_flows.ledger.callbacks import Delivery, DeliveryState, Hint, token_digest
+from kling_flows.ledger.claims import HANDS_ON
 from kling_flows.ledger.figures import Figures, TenantSpending
 from kling_flows.ledger.ledger import CommitSignal, Ledger
 from kling_flows.ledger.operations import not_found
@@ -27,6 +28,7 @@ from kling_flows.ledger.spending import BudgetUse, Charge, charge
 __all__ = [
     "ACTIVE_STATES",
     "FINAL_STATES",
+    "HANDS_ON",
     "TRANSITIONS",
     "ArtifactRecord",
     "BudgetUse",

@@ -14,6 +14,9 @@ from kling_flows.ledger.records import State, VideoTask
 from kling_flows.ledger.schema import video_tasks
 from kling_flows.ledger.slots import read_places, slot_of, take_stock
 
+#: How the ids of runners begin that only hand tasks on: what one of them holds is anybody's who carries it.
+HANDS_ON: Final = "dispatch-"
+
 _FREE: Final = select(video_tasks.c.seq).where(video_tasks.c.runner_id.is_(None)).where(video_tasks.c.active)
 _DUE: Final = or_(video_tasks.c.not_before.is_(None), video_tasks.c.not_before <= bindparam("now"))
 _BEGUN: Final = video_tasks.c.state.in_([state.value for state in State if state is not State.QUEUED])
@@ -24,6 +27,13 @@ _BEGUN_TO_TAKE: Final = (
     .order_by(video_tasks.c.seq)
     .limit(bindparam("size"))
     .with_for_update(skip_locked=True)
+)
+
+_LET_GO: Final = (
+    update(video_tasks)
+    .where(video_tasks.c.seq == bindparam("chosen"))
+    .where(video_tasks.c.runner_id == bindparam("holder"))
+    .values(runner_id=None)
 )
 
 _TAKE: Final = (
@@ -68,9 +78,10 @@ def claim(
 
 
 def claim_one(conn: Connection, task_id: str, runner_id: str, *, account: str = "") -> VideoTask:
-    """Take this task, if nothing is left to do for it or nobody else holds it.
+    """Take this task, if nothing is left to do for it or nobody else carries it.
 
-    A QUEUED one gets its place whatever is free: who asks for a task by its name does not stand in line.
+    A QUEUED one gets its place whatever is free: who asks for a task by its name does not stand in line. One that a
+    dispatcher holds (`HANDS_ON`) has its place already, and keeps it.
 
     Raises:
         LeaseLost: another runner holds it, or peers have ended this one's lease.
@@ -83,10 +94,12 @@ def claim_one(conn: Connection, task_id: str, runner_id: str, *, account: str = 
     task = VideoTask.model_validate_json(row.document)
     if (task.state.final and not task.video_pending) or row.runner_id == runner_id:
         return task
-    if row.runner_id is not None:
+    if row.runner_id is not None and not row.runner_id.startswith(HANDS_ON):
         raise LeaseLost(f"videoTasks/{task_id} is held by runner {row.runner_id}; it goes on there")
     if not has_lease(conn, runner_id):
         raise LeaseLost(f"runner {runner_id} has no lease any more; videoTasks/{task_id} goes on with the next one")
+    if row.runner_id is not None:
+        conn.execute(_LET_GO, {"chosen": row.seq, "holder": row.runner_id})
     _take(conn, [row.seq], runner_id, account or task.account)
     return task
 

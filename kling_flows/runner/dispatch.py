@@ -12,7 +12,7 @@ that paid videos are archived before they expire.
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -26,13 +26,14 @@ from prefect.utilities.callables import get_call_parameters
 
 from kling_flows.engine.carry import carry
 from kling_flows.engine.engine import Engine
-from kling_flows.engine.retries import REDISPATCH_SECONDS, redispatch_seconds
+from kling_flows.engine.retries import REDISPATCH_SECONDS
 from kling_flows.engine.session import engine_session, flow_started
 from kling_flows.engine.tracing import trace_of
-from kling_flows.errors import KlingFlowsError, LedgerUnavailable
+from kling_flows.errors import KlingFlowsError
 from kling_flows.flows import text_to_video, text_to_videos
 from kling_flows.flows.names import batch_run_name, run_name
 from kling_flows.ledger import VideoTask
+from kling_flows.runner.give_back import give_back
 from kling_flows.runner.prefect_client import PlannedRun, planned_run
 from kling_flows.runner.prefect_health import LATE_START_SECONDS, PrefectHealth
 from kling_flows.runner.prefect_runs import EarlierRuns
@@ -79,6 +80,16 @@ class InProcessDispatch:
         self._starting: Sequence[VideoTask] = ()
         self._arrived = asyncio.Event()
         self._runs: dict[asyncio.Task[None], _Carrying] = {}
+
+    @property
+    def runner_id(self) -> str:
+        """Under whose lease tasks are claimed."""
+        return self._engine.runner_id
+
+    @property
+    def room(self) -> int:
+        """How many more video tasks may be claimed."""
+        return self._engine.settings.max_in_flight - self.in_flight
 
     @property
     def in_flight(self) -> int:
@@ -202,28 +213,7 @@ class InProcessDispatch:
                 log.warning("flow run could not be kept", **facts, error=words)
             delay = _PREFECT_FAILED_SECONDS
         finally:
-            await asyncio.shield(self._give_back(run, delay))
-
-    async def _give_back(self, run: _Carrying, delay: float) -> None:
-        # Whatever is neither final nor carried on has to be started again, by whoever comes first.
-        while run.ids:
-            try:
-                held = (await self._engine.ledger.held_by(self._engine.runner_id)).intersection(run.ids)
-                for seconds, task_ids in (await self._delays(held, delay)).items():
-                    await self._engine.ledger.release_after(task_ids, self._engine.runner_id, seconds)
-                return
-            except LedgerUnavailable as error:
-                log.warning("tasks cannot be given back yet", video_tasks=len(run.ids), error=error.message)
-                await asyncio.sleep(1.0)
-
-    async def _delays(self, task_ids: Iterable[str], delay: float) -> Mapping[float, Sequence[str]]:
-        delays: defaultdict[float, list[str]] = defaultdict(list)
-        for task_id in sorted(task_ids):
-            seconds = delay
-            if delay == REDISPATCH_SECONDS and not self._engine.draining.is_set():
-                seconds = redispatch_seconds(await self._engine.ledger.get(task_id))
-            delays[seconds].append(task_id)
-        return delays
+            await asyncio.shield(give_back(self._engine, run.ids, delay))
 
     def _carried_ids(self) -> set[str]:
         return {task_id for run in self._runs.values() for task_id in run.ids}

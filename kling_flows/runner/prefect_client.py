@@ -12,8 +12,14 @@ from uuid import UUID
 import httpx
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
-from prefect.context import AsyncClientContext
-from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_KEY, PREFECT_API_URL
+from prefect.context import AsyncClientContext, SyncClientContext
+from prefect.settings import (
+    PREFECT_API_AUTH_STRING,
+    PREFECT_API_KEY,
+    PREFECT_API_URL,
+    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+    temporary_settings,
+)
 from prefect.states import Cancelled
 
 if TYPE_CHECKING:
@@ -100,10 +106,20 @@ class LeanPrefectClient(PrefectClient):
 
 
 @asynccontextmanager
-async def lean_client_context() -> AsyncGenerator[None]:
-    """All flow runs that start in this context share one lean client."""
+async def shared_prefect_clients(kind: type[LeanPrefectClient] = LeanPrefectClient) -> AsyncGenerator[None]:
+    """All flow runs that start in this context share one lean client, and have no thread each for heartbeats.
+
+    A lost runner is recognised by its lease, not by its runs' heartbeats.
+    """
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}), SyncClientContext.get_or_create():
+        async with _lean_client_context(kind):
+            yield
+
+
+@asynccontextmanager
+async def _lean_client_context(kind: type[LeanPrefectClient]) -> AsyncGenerator[None]:
     context = AsyncClientContext()
-    context.client = LeanPrefectClient(
+    context.client = kind(
         PREFECT_API_URL.value(),
         auth_string=PREFECT_API_AUTH_STRING.value(),
         api_key=PREFECT_API_KEY.value(),

@@ -5,22 +5,23 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Final
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from typing import Final, Protocol
 
 import structlog
-from prefect.context import SyncClientContext
-from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
 from kling_flows.engine.engine import Engine
+from kling_flows.engine.leases import LeaseKeeper
 from kling_flows.errors import LedgerUnavailable
+from kling_flows.ledger import VideoTask
 from kling_flows.runner.dispatch import InProcessDispatch
 from kling_flows.runner.metrics import InFlight, runner_measures
-from kling_flows.runner.prefect_client import lean_client_context
+from kling_flows.runner.prefect_client import shared_prefect_clients
 from kling_flows.runner.prefect_health import PrefectHealth
 from kling_flows.runner.prefect_runs import EarlierRuns
 from kling_flows.runner.prefect_watch import PrefectWatch
+from kling_flows.runner.work_pool import WorkPoolDispatch
 from kling_flows.settings import Settings
 from kling_flows.shown.events import told_events
 from kling_flows.telemetry.otlp import exporting
@@ -43,6 +44,37 @@ _LOOK_SECONDS: Final = 5.0
 _DRAIN_SECONDS: Final = 10.0
 
 
+class Dispatch(Protocol):
+    """Has claimed video tasks carried."""
+
+    @property
+    def runner_id(self) -> str:
+        """Under whose lease tasks are claimed."""
+        ...
+
+    @property
+    def in_flight(self) -> int:
+        """Video tasks that were put and are not done with."""
+        ...
+
+    @property
+    def room(self) -> int:
+        """How many more may be claimed."""
+        ...
+
+    def put(self, tasks: Sequence[VideoTask]) -> None:
+        """Take claimed tasks in."""
+        ...
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        ...
+
+    async def drain(self, seconds: float) -> None:
+        """Let what is carried in this process come to a safe point, then end it."""
+        ...
+
+
 async def run(settings: Settings, stop: asyncio.Event) -> int:
     """Carry video tasks until ``stop`` is set, then drain.
 
@@ -57,23 +89,35 @@ async def run(settings: Settings, stop: asyncio.Event) -> int:
         measures = stack.enter_context(runner_measures(settings, in_flight))
         await stack.enter_async_context(exporting(SERVICE_NAME))
         engine = await stack.enter_async_context(Engine.open(settings, measures))
-        await stack.enter_async_context(_shared_prefect_clients())
+        await stack.enter_async_context(shared_prefect_clients())
         health, earlier = PrefectHealth(), EarlierRuns(engine)
-        dispatch = InProcessDispatch(engine, settings.group_limit, health, earlier)
+        here = InProcessDispatch(engine, settings.group_limit, health, earlier)
+        dispatch: Dispatch = here
+        lost = [engine.lease.lost]
+        if settings.dispatch == "work-pool":
+            lease = LeaseKeeper(engine.ledger, settings.state_dir, hands_on=True)
+            await stack.enter_async_context(lease.held())
+            lost.append(lease.lost)
+            dispatch = WorkPoolDispatch(engine, lease, here, health, earlier)
         in_flight.ask = lambda: dispatch.in_flight
-        watching = asyncio.create_task(PrefectWatch(engine, dispatch, health, earlier).run(), name="prefect-watch")
+        watching = asyncio.create_task(PrefectWatch(engine, here, health, earlier).run(), name="prefect-watch")
         stack.push_async_callback(_end, watching)
         if not await _prefect_is_known(health, stop):
             return 0
         if settings.prefect_events:
             await stack.enter_async_context(told_events(engine.ledger, lambda: not health.away))
         await engine.lease.free_dead_peers()
-        log.info("carrying video tasks", runner=engine.runner_id, provider=str(engine.client.account.provider))
+        log.info(
+            "carrying video tasks",
+            runner=dispatch.runner_id,
+            provider=str(engine.client.account.provider),
+            dispatch=settings.dispatch,
+        )
         gc.collect()
         gc.freeze()
         starting = asyncio.create_task(dispatch.run(), name="dispatch")
-        claiming = asyncio.create_task(_claim_forever(engine, dispatch, settings), name="claim")
-        ending = [asyncio.create_task(event.wait()) for event in (stop, engine.lease.lost)]
+        claiming = asyncio.create_task(_claim_forever(engine, dispatch), name="claim")
+        ending = [asyncio.create_task(event.wait()) for event in (stop, *lost)]
         await asyncio.wait([*ending, starting, claiming], return_when=asyncio.FIRST_COMPLETED)
         log.info("draining", video_tasks=dispatch.in_flight)
         engine.drain()
@@ -84,16 +128,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> int:
         for outcome in outcomes:
             if isinstance(outcome, Exception):
                 raise outcome
-        return 75 if engine.lease.lost.is_set() else 0
-
-
-@asynccontextmanager
-async def _shared_prefect_clients() -> AsyncGenerator[None]:
-    # Without these every run opens HTTP clients of its own and starts a thread for heartbeats; a lost runner is
-    # recognised by its lease, not by them.
-    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}), SyncClientContext.get_or_create():
-        async with lean_client_context():
-            yield
+        return 75 if any(event.is_set() for event in lost) else 0
 
 
 async def _prefect_is_known(health: PrefectHealth, stop: asyncio.Event) -> bool:
@@ -110,19 +145,19 @@ async def _end(task: asyncio.Task[None]) -> None:
     await asyncio.wait({task})
 
 
-async def _claim_forever(engine: Engine, dispatch: InProcessDispatch, settings: Settings) -> None:
-    ledger, account, slots = engine.ledger, engine.client.account.name, settings.slots
+async def _claim_forever(engine: Engine, dispatch: Dispatch) -> None:
+    ledger, account, slots = engine.ledger, engine.client.account.name, engine.settings.slots
     while True:
         # What this runner writes itself gives it nothing to claim, unless something waits for a place.
         changes, line = ledger.changes_by_others(), ledger.line_moves()
         sleep = _LOOK_SECONDS
         try:
-            room = settings.max_in_flight - dispatch.in_flight
+            room = dispatch.room
             start = await ledger.claimable_from(account=account, slots=slots)
             now = time.time()
             if start is not None and start <= now and room > 0:
                 limit = min(room, _CLAIM_LIMIT)
-                dispatch.put(await ledger.claim(engine.runner_id, limit, account=account, slots=slots))
+                dispatch.put(await ledger.claim(dispatch.runner_id, limit, account=account, slots=slots))
                 sleep = 0.0
             elif start is not None:
                 sleep = min(max(start - now, _GATHER_SECONDS), _LOOK_SECONDS)

@@ -100,7 +100,10 @@ def test_a_schedule_fires_and_a_stock_worker_makes_the_video(
         PREFECT_LOGGING_TO_API_ENABLED="false",
         PREFECT_WORKER_QUERY_SECONDS="1",
     )
-    command = ("--prefect", prefect.url, "--pool", "scheduled", "--only", "text-to-video/on-demand", "--json")
+    command = (
+        *("--prefect", prefect.url, "--pool", "scheduled", "--type", "process"),
+        *("--only", "text-to-video/on-demand", "--json"),
+    )
     [made] = json.loads(cli("deploy", *command, environment=environment).stdout)["deployments"]
     deployment = f"{prefect.url}/deployments/{made['id']}"
     body = [

@@ -20,7 +20,7 @@ def deploy(
         ),
     ] = None,
     pool: Annotated[str, typer.Option("--pool", help="The work pool.")] = "kling-flows",
-    kind: Annotated[str, typer.Option("--type", help="Its type, if it has to be created.")] = "process",
+    kind: Annotated[str, typer.Option("--type", help="Its type, if it has to be created.")] = "kling-flows",
     only: Annotated[
         list[str] | None, typer.Option("--only", metavar="FLOW/NAME", help="Only this deployment; can be repeated.")
     ] = None,

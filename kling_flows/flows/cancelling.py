@@ -1,0 +1,47 @@
+"""A cancel in Prefect's UI, where a worker acts on it.
+
+Prefect's own workers end the process of the run, and with it only the carrying: whoever comes next would go on with the
+video task. So they have to be told that nobody wants it any more. A runner and a worker of ours see to it themselves.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import structlog
+from prefect import Flow
+from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import State as PrefectState
+
+from kling_flows.engine.cancel import cancelled
+from kling_flows.engine.identity import ledger_task_id
+from kling_flows.errors import VideoTaskNotFound
+from kling_flows.flows.runs import video_task_ids
+from kling_flows.ledger import Ledger, VideoTask
+from kling_flows.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+
+async def cancel_videos(flow: Flow[..., Any], flow_run: FlowRun, state: PrefectState[Any]) -> None:
+    """Cancel the video tasks that a run's parameters name, in the ledger that this process is set up with.
+
+    An ``on_cancellation`` hook: the worker calls it once the run's process has ended.
+
+    Raises:
+        LedgerUnavailable: the ledger cannot be used; Prefect logs it.
+    """
+
+    def change(before: VideoTask) -> VideoTask:
+        return before if before.state.final else cancelled(before, "cancelled in Prefect")
+
+    settings = Settings.load()
+    async with await Ledger.open(settings.ledger_address) as ledger:
+        for named in video_task_ids(flow_run):
+            for task_id in dict.fromkeys((named, ledger_task_id(settings.tenant, named))):
+                try:
+                    task = await ledger.advance(task_id, change)
+                except VideoTaskNotFound:
+                    continue
+                log.info("cancelled in Prefect", flow_run=str(flow_run.id), video_task=task.id, state=str(task.state))
+                break
