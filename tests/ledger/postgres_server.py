@@ -41,10 +41,16 @@ def _binaries() -> Path:
 
 
 class PostgresServer:
-    """A server on a socket in a folder of its own, and on a port of 127.0.0.1 with a password."""
+    """A server on a socket in a folder of its own, and on a port of 127.0.0.1 with a password.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: Empty, with a short name.
+        binaries: Folder of postgres and initdb; by default those of the development dependencies.
+    """
+
+    def __init__(self, folder: Path, binaries: Path | None = None) -> None:
         self.folder = folder
+        self._programs = binaries or _binaries()
         self.port = free_port()
         self._child: subprocess.Popen[bytes] | None = None
         # The password goes over a file: a command line is for all to read.
@@ -72,7 +78,7 @@ class PostgresServer:
     def start(self) -> None:
         options = [f"{name}={value}" for name, value in _SETTINGS.items()]
         command = [
-            str(_binaries() / "postgres"), "-D", str(self._data), "-k", str(self.folder), "-p", str(self.port),
+            str(self._programs / "postgres"), "-D", str(self._data), "-k", str(self.folder), "-p", str(self.port),
             "-h", "127.0.0.1", *(word for option in options for word in ("-c", option)),
         ]  # fmt: skip
         with open(self.folder / "log", "ab") as log:
@@ -96,7 +102,7 @@ class PostgresServer:
 
     def _run(self, program: str, *arguments: str) -> None:
         done = subprocess.run(
-            [_binaries() / program, *arguments], capture_output=True, text=True, check=False, timeout=120,
+            [self._programs / program, *arguments], capture_output=True, text=True, check=False, timeout=120,
             stdin=subprocess.DEVNULL, cwd=self.folder, **_as_nobody(),
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
@@ -107,12 +113,12 @@ def _as_nobody() -> dict[str, object]:
 
 
 @contextmanager
-def postgres_server() -> Iterator[PostgresServer]:
+def postgres_server(binaries: Path | None = None) -> Iterator[PostgresServer]:
     """A running server; its folder's name is short because that of a socket has to be."""
     folder = Path(tempfile.mkdtemp(prefix="kf-pg-"))
     server = None
     try:
-        server = PostgresServer(folder)
+        server = PostgresServer(folder, binaries)
         server.start()
         yield server
     finally:
