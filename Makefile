@@ -14,7 +14,7 @@ PROTOC = $(BIN)/python -m grpc_tools.protoc -I protos \
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test check lint types protos protos-check protos-breaking reference reference-check format bench clean \
-  faults docs
+  faults docs bench-full
 
 help: ## What can be made
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,7 +69,7 @@ reference-check: $(STAMP)
 	@PYTHONPATH=. $(BIN)/python tests/tools/reference.py --check
 
 faults: $(STAMP) ## Cause every fault with 100 tasks each; ends with the table of docs/reliability.md
-	KLING_FLOWS_FULL_FAULTS=1 $(BIN)/pytest -n 2 -m "" tests/faults tests/clients tests/prefect tests/docs tests/engine/test_engine_model.py
+	KLING_FLOWS_FULL_FAULTS=1 $(BIN)/pytest -n 2 -m "" tests/faults tests/clients tests/prefect tests/docs tests/topology tests/ledger/test_ledger_two_machines.py tests/engine/test_engine_model.py
 	KLING_FLOWS_FULL_FAULTS=1 PYTHONPATH=. $(BIN)/python -m tests.faults
 
 docs: $(STAMP) ## The documentation site, in site/
@@ -77,6 +77,9 @@ docs: $(STAMP) ## The documentation site, in site/
 
 bench: $(STAMP) ## The short benchmark
 	$(BIN)/python -m benchmarks
+
+bench-full: $(STAMP) ## The scoreboard: all peers under all scenarios, under an hour; writes its page
+	$(BIN)/python -m benchmarks.peers --fresh --repeats 3 --write
 
 clean: ## Remove what was set up here
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,30 @@
+"""One run per video, asked for by API; its ``conf`` is the job."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from airflow.sdk import dag, get_current_context, task
+from kling import Kling, report
+from text_to_video import TextToVideo
+
+
+@task
+def download(url: str) -> None:
+    job = get_current_context()["dag_run"].conf["job"]
+    report(job, Kling().download(job, url) if url else None)
+
+
+@dag(
+    schedule=None,
+    # The default would let 16 videos be on their way at once.
+    max_active_runs=20_000,
+    # https://airflow.apache.org/docs/apache-airflow/3.3.2/core-concepts/tasks.html; by default a retry comes 5 minutes
+    # later.
+    default_args={"retries": 3, "retry_delay": timedelta(seconds=10)},
+)
+def video() -> None:
+    download(TextToVideo(task_id="text_to_video").output)
+
+
+video()

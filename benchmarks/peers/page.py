@@ -1,0 +1,318 @@
+"""The page of the documentation, made from the results alone."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.peers import aims, environments, results
+from benchmarks.peers.contract import FOLDER, OURS, Kind, Peer, peers
+from benchmarks.peers.figures import FIGURES, Figure, Growth, Several
+from benchmarks.peers.results import Stored
+from benchmarks.peers.scenarios import SCENARIOS
+
+DOCS: Final = FOLDER.parents[1] / "docs"
+PAGE: Final = DOCS / "explanation" / "scoreboard.md"
+IMAGES: Final = DOCS / "images"
+
+#: What explains each figure at which we are not the best.
+EXPLANATIONS: Final = FOLDER / "explanations.toml"
+
+_UNKNOWN: Final = "–"
+_TOTALS: Final = {"CPU": "cpu_per_1000", "reads": "reads_per_task"}
+_INTRODUCTION: Final = """\
+# Scoreboard
+
+kling-flows beside what a user would pick instead, in one run on one machine, against the stand-in for Kling.
+`make bench-full` writes this page, and [benchmarks](../../benchmarks/README.md#the-scoreboard) says how each figure is
+measured. `benchmarks/peers/` has every peer's code: tell us where one is not what its own users would write.
+"""
+_READING: Final = """\
+- All ask at the same interval, but for the quickstarts' loops, whose own is in their name, and the one in the style of
+  fal, which begins with 0.5 s and grows to it.
+- Detection lag is from the end of the video at the provider to the peer's result, with the download.
+- CPU counts every process that a side needs, databases, brokers and servers included, from the first job to the end.
+- *Plain* is what a tool's documentation shows; *careful* sends the job's id as `external_task_id` and asks for it after
+  an unknown outcome, because a careful user could. Ours has no other variant.
+- "Lost" is a job without a whole video when nothing has happened for 90 s; a broker that repeats it after an hour would
+  still come. "Paid twice" is a charge in the stand-in's books beyond one per job.
+- A kill ends the process that calls the provider with everything below it; of ours that is all of `kling-flows serve`.
+- **Bold** is the best of a column, among those who lost nothing. Where jobs are fewer than the heading says, more would
+  not have fitted into the time.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """All runs of one peer, in one variant, under one scenario.
+
+    Args:
+        peer: Who.
+        variant: ``plain`` or ``careful``.
+        runs: What was written of them.
+    """
+
+    peer: Peer
+    variant: str
+    runs: Sequence[Stored]
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return self.peer.label + (", careful" if self.variant == "careful" else "")
+
+    def figure(self, name: str) -> Several | None:
+        """One of :data:`~benchmarks.peers.figures.FIGURES`, of all runs."""
+        return Several.of([run.figures[name] for run in self.runs])
+
+
+#: The cells of every scenario that was measured, by its name.
+Cells = Mapping[str, Sequence[Cell]]
+
+
+def write() -> Path:
+    """Write the page, and its plots if a burst was measured, from the results that are there; answers the page.
+
+    Raises:
+        NotInstalled: what draws the plots cannot be installed.
+    """
+    cells = _cells()
+    PAGE.write_text(text(cells, results.session()))
+    if not _plotted(cells)["growth"]:
+        return PAGE
+    plots = FOLDER / "plots.py"
+    folder = environments.python_environment(environments.cache_folder(), "plots", environments.PLOTTING)
+    data = results.FILES / "plots.json"
+    data.write_text(json.dumps(_plotted(cells)))
+    environments.run(str(folder / "bin" / "python"), str(plots), str(data), str(IMAGES))
+    return PAGE
+
+
+def text(cells: Cells, session: Mapping[str, Any] | None) -> str:
+    """The page."""
+    parts = [_INTRODUCTION, _how(session), "## How to read it\n", _READING]
+    if cells:
+        parts += ["## Aims\n", _aims(cells)]
+    for name in ("paced", "burst", "burst-100", "in-flight-5000", "in-flight-10000", "download", "watch"):
+        if name in cells:
+            parts += [f"## {SCENARIOS[name].title}\n", _table(name, cells[name])]
+            if SCENARIOS[name].disconnects:
+                parts += [
+                    f"- {cell.title}: cut {cell.runs[0].figures['cuts'] or 0:.0f} times\n" for cell in cells[name]
+                ]
+            if SCENARIOS[name].measured:
+                parts += ["CPU s per 1,000 tasks, by process:\n", _processes(cells[name])]
+    faults = [name for name, scenario in SCENARIOS.items() if name in cells and scenario.breaks]
+    if faults:
+        parts += ["## Faults: paid twice / lost\n", _faults(cells, faults)]
+    if growth_points(cells):
+        parts += ["## Growth\n", _growth(cells)]
+    if cells:
+        parts += ["## Where we are not the best\n", _not_best(cells)]
+    parts += ["## Not measured\n", _not_measured(session)]
+    if cells:
+        parts += ["## Versions\n", _versions(cells, session)]
+    return "\n".join(parts)
+
+
+def _cells() -> Cells:
+    by_name = {peer.name: peer for peer in peers()}
+    found: dict[tuple[str, str, str], list[Stored]] = defaultdict(list)
+    for stored in results.stored():
+        if stored.peer in by_name and stored.scenario in SCENARIOS:
+            found[stored.scenario, stored.peer, stored.variant].append(stored)
+    # In the order of the peers, which is by kind.
+    cells: dict[str, list[Cell]] = defaultdict(list)
+    for scenario in SCENARIOS:
+        for name, peer in by_name.items():
+            for variant in ("plain", "careful"):
+                if runs := found.get((scenario, name, variant)):
+                    cells[scenario].append(Cell(peer, variant, runs))
+    return dict(cells)
+
+
+def _how(session: Mapping[str, Any] | None) -> str:
+    if session is None:
+        return "`make bench-full` has not run as a whole yet; what is below, if anything, is of single runs.\n"
+    machine = ", ".join(f"{name} {value}" for name, value in session["machine"].items())
+    return (
+        f"Measured {session['measured_at']} in {session['minutes']} minutes by `{session['command']}` on: {machine}.\n"
+    )
+
+
+def _table(name: str, cells: Sequence[Cell]) -> str:
+    figures = {key: figure for key, figure in FIGURES.items() if figure.is_for(name)}
+    shown = {key: figure for key, figure in figures.items() if any(cell.figure(key) for cell in cells)}
+    rows = [["", "jobs", *(figure.title for figure in shown.values())]]
+    for cell in cells:
+        values = [_value(figure, cell.figure(key), best(figure, key, cells)) for key, figure in shown.items()]
+        rows.append([cell.title, str(cell.runs[0].tasks), *values])
+    return markdown(rows)
+
+
+def best(figure: Figure, key: str, cells: Sequence[Cell]) -> float | None:
+    """The best median of those who finished all, as it is shown; None if nobody has one."""
+    compared = cells if key == "lost" else [cell for cell in cells if not _lost(cell)]
+    known = [round(several.median, figure.digits) for cell in compared if (several := cell.figure(key))]
+    if not known:
+        return None
+    return max(known) if figure.higher else min(known)
+
+
+def _lost(cell: Cell) -> bool:
+    several = cell.figure("lost")
+    return several is not None and several.most > 0
+
+
+def _value(figure: Figure, several: Several | None, best_value: float | None) -> str:
+    if several is None:
+        return _UNKNOWN
+    shown = f"{several.median:,.{figure.digits}f}"
+    if round(several.median, figure.digits) == best_value:
+        shown = f"**{shown}**"
+    if several.runs > 1:
+        shown += f" ({several.least:,.{figure.digits}f}–{several.most:,.{figure.digits}f})"
+    return shown
+
+
+def _processes(cells: Sequence[Cell]) -> str:
+    lines: list[str] = []
+    for cell in cells:
+        labels = {label: Several.of([run.cpu.get(label) for run in cell.runs]) for label in cell.runs[0].cpu}
+        known = ", ".join(f"{label} {several.median:.1f}" for label, several in labels.items() if several)
+        lines.append(f"- {cell.title}: {known or _UNKNOWN}")
+    return "\n".join(lines) + "\n"
+
+
+def _faults(cells: Cells, names: Sequence[str]) -> str:
+    rows = [["", *names]]
+    kinds = list(Kind)
+    found = sorted(
+        (cell for name in names for cell in cells[name]),
+        key=lambda cell: (kinds.index(cell.peer.kind), cell.peer.name, cell.variant == "careful"),
+    )
+    for title in dict.fromkeys(cell.title for cell in found):
+        values: list[str] = []
+        for name in names:
+            cell = next((cell for cell in cells[name] if cell.title == title), None)
+            values.append(_UNKNOWN if cell is None else _fault(cell))
+        rows.append([title, *values])
+    explained = "\n".join(f"- `{name}`: {SCENARIOS[name].title}" for name in names)
+    return f"{explained}\n\n{markdown(rows)}"
+
+
+def _fault(cell: Cell) -> str:
+    run = cell.runs[0]
+    if SCENARIOS[run.scenario].kill and not run.killed:
+        return "ended before the kill"
+    shown = " / ".join(f"{run.figures[key] or 0:.0f}" for key in ("doubles", "lost"))
+    of = f" of {run.tasks}" if run.tasks != SCENARIOS[run.scenario].tasks else ""
+    return f"**{shown}**{of}" if shown == "0 / 0" else shown + of
+
+
+def _aims(cells: Cells) -> str:
+    rows = [["aim", "measured", ""]]
+    rows += [[aim.title, aim.measured, "met" if aim.met else "**not met**"] for aim in aims.judge(_medians(cells))]
+    return markdown(rows)
+
+
+def _medians(cells: Cells) -> Sequence[aims.Medians]:
+    def median(cell: Cell, key: str) -> float | None:
+        several = cell.figure(key)
+        return several.median if several else None
+
+    return [
+        aims.Medians(scenario, cell.peer, cell.variant, {key: median(cell, key) for key in (*FIGURES, "finished")})
+        for scenario, found in cells.items()
+        for cell in found
+    ]
+
+
+def _growth(cells: Cells) -> str:
+    rows = [["", "sizes", *(f"{total}: exponent" for total in _TOTALS)]]
+    for title, points in growth_points(cells).items():
+        sizes = [f"{tasks:,}" for tasks, _ in points["CPU"]]
+        fits = [Growth.of(points[total]) for total in _TOTALS]
+        if len(sizes) > 1:
+            rows.append(
+                [title, ", ".join(sizes), *(_UNKNOWN if fit is None else f"{fit.exponent:.2f}" for fit in fits)]
+            )
+    words = "Totals of all bursts, fitted by least squares on logarithmic scales; 1.00 is linear, less gets cheaper.\n"
+    table = f"{words}\n{markdown(rows)}\n" if len(rows) > 1 else ""
+    return table + "\n".join(f"![{words}](../images/scoreboard-{name}.svg)\n" for name, words in PLOTS.items())
+
+
+#: The plots by name, with their words for people who do not see them.
+PLOTS: Final = {
+    "cpu": "CPU per task under a burst, by process",
+    "reads": "Reads at the provider per task under a burst",
+    "growth": "Total CPU by number of tasks",
+}
+
+
+def growth_points(cells: Cells) -> Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]:
+    """The totals of each peer under the bursts of every size: (tasks, total), by kind of total."""
+    points: dict[str, dict[str, list[tuple[int, float]]]] = defaultdict(lambda: defaultdict(list))
+    for name in ("burst-100", "burst", "in-flight-5000", "in-flight-10000"):
+        for cell in cells.get(name, ()):
+            tasks, several = cell.runs[0].tasks, {total: cell.figure(key) for total, key in _TOTALS.items()}
+            cpu, reads = several["CPU"], several["reads"]
+            if cpu and reads:
+                points[cell.title]["CPU"].append((tasks, cpu.median * tasks / 1_000))
+                points[cell.title]["reads"].append((tasks, reads.median * tasks))
+    return points
+
+
+def _not_best(cells: Cells) -> str:
+    explained: Mapping[str, str] = tomllib.loads(EXPLANATIONS.read_text())
+    lines: list[str] = []
+    for scenario, found in cells.items():
+        ours = next((cell for cell in found if cell.peer.name == OURS), None)
+        for key, figure in FIGURES.items():
+            several = ours.figure(key) if ours else None
+            best_value = best(figure, key, found)
+            if several is None or best_value is None or not figure.is_for(scenario):
+                continue
+            if round(several.median, figure.digits) != best_value:
+                words = explained.get(f"{key}:{scenario}", explained[key])
+                ours_and_best = f"{several.median:,.{figure.digits}f}; the best has {best_value:,.{figure.digits}f}"
+                lines.append(f"- **{SCENARIOS[scenario].title}: {figure.title}** is {ours_and_best}. {words}")
+    return "\n".join(lines or ["Nowhere in this run."]) + "\n"
+
+
+def _not_measured(session: Mapping[str, Any] | None) -> str:
+    lines = [f"- {peer.label}: {peer.not_measured}" for peer in peers() if peer.not_measured is not None]
+    if session is not None:
+        lines += [f"- {label}: {reason}" for label, reason in session["failed"].items()]
+        left = session["left_out"]
+        lines += [f"- {label}: left out, the time was over" for label in left if ", repeat" not in label]
+        if repeats := sum(", repeat" in label for label in left):
+            lines.append(f"- {repeats} repeats: left out, the time was over")
+    lines.append("- Watches of the others: none has one that can be cut and resumed.")
+    return "\n".join(lines) + "\n"
+
+
+def _versions(cells: Cells, session: Mapping[str, Any] | None) -> str:
+    packages = {cell.peer.title: cell.runs[0].packages for found in cells.values() for cell in found}
+    lines = [f"- {title}: {', '.join(pinned) or _UNKNOWN}" for title, pinned in packages.items()]
+    lines += [f"- {line}" for line in (session or {}).get("services", ())]
+    return "\n".join(lines) + "\n"
+
+
+def _plotted(cells: Cells) -> Mapping[str, Any]:
+    burst = cells.get("burst") or cells.get("burst-100", ())
+    reads = {cell.title: several.median for cell in burst if (several := cell.figure("reads_per_task"))}
+    growth = {title: points["CPU"] for title, points in growth_points(cells).items()}
+    return {"cpu": {cell.title: cell.runs[0].cpu for cell in burst}, "reads": reads, "growth": growth}
+
+
+def markdown(rows: Iterable[Sequence[str]]) -> str:
+    """A table; its first row is the heading, and all columns but the first are numbers."""
+    head, *body = rows
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *body]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"

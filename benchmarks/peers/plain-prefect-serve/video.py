@@ -1,0 +1,38 @@
+"""One flow per video, with a task for each thing that can fail (https://docs.prefect.io/v3/concepts/flows,
+https://docs.prefect.io/v3/how-to-guides/workflows/retries).
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from kling import POLL_SECONDS, Kling, report
+from prefect import flow, runtime, task
+
+RETRIES = {"retries": 3, "retry_delay_seconds": 10}
+
+kling = Kling()
+
+
+@task(**RETRIES)
+def create(job: str, prompt: str, seconds: int) -> str:
+    return kling.create(job, prompt, seconds, again=runtime.task_run.run_count > 1)
+
+
+@task(**RETRIES)
+def wait(task_id: str) -> str:
+    while (url := kling.url(task_id)) is None:
+        time.sleep(POLL_SECONDS)
+    return url
+
+
+@task(**RETRIES)
+def download(job: str, url: str) -> Path:
+    return kling.download(job, url)
+
+
+@flow
+def video(job: str, prompt: str, seconds: int) -> None:
+    url = wait(create(job, prompt, seconds))
+    report(job, download(job, url) if url else None)

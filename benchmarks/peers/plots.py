@@ -1,0 +1,82 @@
+"""``python plots.py DATA FOLDER``: draws the plots of the scoreboard; run with an environment that has matplotlib."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib import pyplot as plt
+
+# The same data give the same file; letters stay letters.
+mpl.rcParams |= {"svg.hashsalt": "kling-flows", "svg.fonttype": "none", "font.size": 9}
+
+OURS = "kling-flows"
+#: Readable on a light and on a dark page.
+GRAY = "#808080"
+
+
+def save(figure: Any, file: Path) -> None:
+    for axes in figure.axes:
+        axes.tick_params(colors=GRAY)
+        for text in (axes.title, axes.xaxis.label, axes.yaxis.label):
+            text.set_color(GRAY)
+        for spine in axes.spines.values():
+            spine.set_color(GRAY)
+        legend = axes.get_legend()
+        for text in legend.get_texts() if legend else ():
+            text.set_color(GRAY)
+    figure.savefig(file, transparent=True, bbox_inches="tight", metadata={"Date": None})
+    plt.close(figure)
+
+
+def draw_cpu(cpu: dict[str, dict[str, float]], file: Path) -> None:
+    """Bars of milliseconds per task, one colour per process."""
+    figure, axes = plt.subplots(figsize=(8, 0.4 * len(cpu) + 1))
+    labels = list(dict.fromkeys(label for parts in cpu.values() for label in parts))
+    colors = plt.get_cmap("tab20").colors
+    for row, parts in enumerate(cpu.values()):
+        left = 0.0
+        for label, seconds in parts.items():
+            axes.barh(row, seconds, left=left, color=colors[labels.index(label) % len(colors)])
+            left += seconds
+    for number, label in enumerate(labels):
+        axes.barh(0, 0, color=colors[number % len(colors)], label=label)
+    axes.set_yticks(range(len(cpu)), list(cpu))
+    axes.invert_yaxis()
+    axes.set_xlabel("CPU ms per task")
+    axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    save(figure, file)
+
+
+def draw_reads(reads: dict[str, float], file: Path) -> None:
+    figure, axes = plt.subplots(figsize=(8, 0.3 * len(reads) + 1))
+    bars = axes.barh(list(reads), list(reads.values()), color=["#d2691e" if name == OURS else GRAY for name in reads])
+    axes.bar_label(bars, fmt="%.2f", padding=3, color=GRAY)
+    axes.margins(x=0.1)
+    axes.invert_yaxis()
+    axes.set_xlabel("reads per task")
+    save(figure, file)
+
+
+def draw_growth(growth: dict[str, list[list[float]]], file: Path) -> None:
+    figure, axes = plt.subplots(figsize=(8, 4.5))
+    for name, points in growth.items():
+        width = 2.5 if name == OURS else 1.2
+        axes.plot([tasks for tasks, _ in points], [cpu for _, cpu in points], marker="o", linewidth=width, label=name)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.legend(fontsize=7, frameon=False)
+    axes.set_xlabel("tasks")
+    axes.set_ylabel("CPU s in all")
+    save(figure, file)
+
+
+if __name__ == "__main__":
+    data = json.loads(Path(sys.argv[1]).read_text())
+    folder = Path(sys.argv[2])
+    draw_cpu(data["cpu"], folder / "scoreboard-cpu.svg")
+    draw_reads(data["reads"], folder / "scoreboard-reads.svg")
+    draw_growth(data["growth"], folder / "scoreboard-growth.svg")
