@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from benchmarks.peers.contract import Peer
+from benchmarks.peers.contract import OURS, Peer
 from benchmarks.peers.figures import Growth
 from benchmarks.peers.scenarios import SCENARIOS
 
@@ -86,7 +86,7 @@ _BESIDE: Final = (
 def judge(medians: Sequence[Medians]) -> list[Aim]:
     """The aims for which something was measured."""
     found: list[Aim] = []
-    ours = next(iter(_burst(medians, lambda peer: peer.ours)), None)
+    ours = next(iter(_burst(medians, lambda peer: peer.name == OURS)), None)
     if ours is not None:
         for title, figure, beside, share in _BESIDE:
             others = [figures[figure] for figures in _burst(medians, beside)]
@@ -123,7 +123,7 @@ def _linear(medians: Sequence[Medians]) -> list[Aim]:
     points = [
         (_SIZES[one.scenario], cpu * _SIZES[one.scenario])
         for one in medians
-        if one.peer.ours and one.scenario in _SIZES and (cpu := one.figures["cpu_per_1000"])
+        if one.peer.name == OURS and one.scenario in _SIZES and (cpu := one.figures["cpu_per_1000"])
     ]
     fit = Growth.of(points)
     if fit is None:

@@ -111,10 +111,10 @@ def fitting(planned: Sequence[Planned], seconds: float) -> tuple[Sequence[Planne
 
 
 def _takes_part(peer: Peer, scenario: PeerScenario) -> bool:
-    if scenario.disconnects:
-        return peer.ours
     if peer.scenarios and scenario.name not in peer.scenarios:
         return False
+    if scenario.disconnects:
+        return peer.ours
     if peer.kind is Kind.WORKFLOW and (not is_of(scenario.name, _WORKFLOW_SCENARIOS) or scenario.name == "burst-100"):
         return False
     return scenario.tasks <= max(_USUAL, peer.in_flight)
