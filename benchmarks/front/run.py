@@ -163,6 +163,7 @@ class _Stage:
         self._prober = prober
         self._seen = seen
         self._numbers = 0
+        self._rss_before: int | None = None
 
     async def bare(self, watchers: Sequence[Client], count: int) -> None:
         """The fan-out of a server that does nothing else."""
@@ -178,9 +179,11 @@ class _Stage:
     async def product(self, watchers: Sequence[Client], count: int) -> None:
         """Ours; the largest number also says what calls feel of it, and what a watch takes of memory."""
         process = _process_of(_FRONT)
-        before = process.memory_info().rss
+        if self._rss_before is None:
+            # What watches of an earlier stage have left free would be used again, and not be seen to grow.
+            self._rss_before = process.memory_info().rss
         await _watch(watchers, self._front, self._name, count, _NO_HEARTBEAT)
-        self._seen.rss = (before, process.memory_info().rss, count)
+        self._seen.rss = (self._rss_before, process.memory_info().rss, count)
         self._seen.told[count] = [await self._told(watchers, self._happen) for _ in range(_EVENTS)]
         if count < max(_WATCHES):
             return
