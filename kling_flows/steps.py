@@ -24,7 +24,7 @@ from kling_flows.engine.identity import MADE_PREFIX, ledger_task_id, new_task_id
 from kling_flows.engine.intake import new_video_task, request_digest
 from kling_flows.engine.session import engine_session, holder, open_engine
 from kling_flows.errors import LeaseLost, VideoTaskExists, VideoTaskNotFound, VideoTaskUnresolved
-from kling_flows.ledger import FlowRunRecord, State, VideoTask
+from kling_flows.ledger import Creation, FlowRunRecord, State, VideoTask
 from kling_flows.settings import Settings
 from kling_flows.shown.events import told_events
 from kling_flows.upstream import TextToVideoRequest
@@ -149,17 +149,45 @@ async def _claim(engine: Engine, task_id: str) -> VideoTask:
 
 
 async def _create(engine: Engine, task_id: str, request: TextToVideoRequest) -> VideoTask:
+    new = creation_of(engine, request, task_id)
+    return await engine.ledger.create(
+        new.task, request_digest=new.request_digest, runner_id=engine.runner_id, budgets=new.budgets
+    )
+
+
+def creation_of(
+    engine: Engine,
+    request: TextToVideoRequest,
+    task_id: str,
+    *,
+    labels: Mapping[str, str] | None = None,
+    priority: int = 0,
+) -> Creation:
+    """A new task for the engine's account and tenant, as the ledger takes it in.
+
+    Args:
+        engine: Whose account pays.
+        request: What to make.
+        task_id: Its id in the ledger.
+        labels: The caller's own.
+        priority: 0 to 9; higher goes first.
+
+    Raises:
+        InvalidRequest: with all violations.
+    """
     settings, account = engine.settings, engine.client.account
     task = new_video_task(
         request,
         account.provider,
         tenant=settings.tenant,
         task_id=public_task_id(task_id),
+        labels=labels,
         account=account.name,
         dialect=account.dialect,
+        priority=priority,
     ).model_copy(update={"id": task_id})
-    digest = request_digest(request, {}, task_id)
-    return await engine.ledger.create(task, request_digest=digest, runner_id=engine.runner_id, budgets=settings.budgets)
+    digest = request_digest(request, labels or {}, task_id, priority=priority)
+    return Creation(task, request_digest=digest, budgets=settings.budgets)
 
 
 async def submit(engine: Engine, request: TextToVideoRequest | None, task_id: str) -> VideoTask:

@@ -8,10 +8,10 @@ from typing import Final
 
 from kling_flows.engine.engine import Engine
 from kling_flows.engine.identity import ledger_task_id, public_task_id
-from kling_flows.engine.intake import new_video_task, request_digest
 from kling_flows.errors import InvalidRequest, VideoTaskExists, VideoTaskNotFound, Violation
 from kling_flows.flows.rows import Row, refuse, within_row
-from kling_flows.ledger import Creation, CreationRefused, State, VideoTask
+from kling_flows.ledger import Creation, CreationRefused, State
+from kling_flows.steps import creation_of
 
 
 class Again(StrEnum):
@@ -46,7 +46,7 @@ async def create_missing(engine: Engine, rows: Sequence[Row], again: Again) -> l
         ids.append(task_id)
         if not exists and task_id not in new:
             try:
-                new[task_id] = _creation(engine, row, task_id)
+                new[task_id] = creation_of(engine, row.request, task_id, labels=row.labels, priority=row.priority)
             except InvalidRequest as error:
                 violations += within_row(row.number, error)
         elif not exists and new[task_id].task.request != row.request:
@@ -78,22 +78,6 @@ async def _attempt(engine: Engine, row: Row, again: Again) -> tuple[str, bool]:
         if not repeated or task.active or task.artifacts:
             return task_id, True
         number += 1
-
-
-def _creation(engine: Engine, row: Row, task_id: str) -> Creation:
-    settings, account = engine.settings, engine.client.account
-    task: VideoTask = new_video_task(
-        row.request,
-        account.provider,
-        tenant=settings.tenant,
-        task_id=public_task_id(task_id),
-        labels=row.labels,
-        account=account.name,
-        dialect=account.dialect,
-        priority=row.priority,
-    ).model_copy(update={"id": task_id})
-    digest = request_digest(row.request, row.labels, task_id, priority=row.priority)
-    return Creation(task, request_digest=digest, budgets=settings.budgets)
 
 
 def _another(row: Row, task_id: str) -> VideoTaskExists:

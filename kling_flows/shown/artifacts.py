@@ -31,8 +31,8 @@ from kling_flows.shown.words import artifact_key, price, row_of, short_prompt
 
 log = structlog.get_logger(__name__)
 
-#: Shortest time between two updates of one artifact, in seconds: each costs the Prefect server some 15 ms, and its pages
-#: do not follow by themselves.
+#: Shortest time between two updates of one artifact, in seconds: each costs the Prefect server some 15 ms, and its
+#: pages do not follow by themselves.
 _GAP_SECONDS: Final = 5.0
 
 #: What a video is shown as while it lasts longer than such videos do.
