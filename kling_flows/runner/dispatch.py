@@ -1,9 +1,9 @@
 """Dispatch in this process: flow runs as asyncio tasks, and as many video tasks in one as have come to wait.
 
 A flow run costs Prefect's server some 30 ms of CPU and each task run as much again. While the system is calm every
-video task has a run of its own. When tasks queue up faster than runs start, a start takes all that wait into one run
-of the batch flow, as group commit does with transactions: no latency is added when idle, and the price per video falls
-as the load grows.
+video task has a run of its own. When tasks queue up faster than runs start, or than `StartPace` lets them, a start
+takes all that wait into one run of the batch flow, as group commit does with transactions: no latency is added when
+idle, and the price per video falls as the load grows.
 
 Prefect is allowed to fail: the ledger holds the tasks, and while Prefect is away they are carried without flow runs, so
 that paid videos are archived before they expire.
@@ -34,6 +34,7 @@ from kling_flows.flows import text_to_video, text_to_videos
 from kling_flows.flows.names import batch_run_name, run_name
 from kling_flows.ledger import VideoTask
 from kling_flows.runner.give_back import give_back
+from kling_flows.runner.pace import StartPace
 from kling_flows.runner.prefect_client import PlannedRun, planned_run
 from kling_flows.runner.prefect_health import LATE_START_SECONDS, PrefectHealth
 from kling_flows.runner.prefect_runs import EarlierRuns
@@ -79,6 +80,7 @@ class InProcessDispatch:
         # Taken out of those that wait, and not yet launched.
         self._starting: Sequence[VideoTask] = ()
         self._arrived = asyncio.Event()
+        self._pace = StartPace()
         self._runs: dict[asyncio.Task[None], _Carrying] = {}
 
     @property
@@ -119,6 +121,9 @@ class InProcessDispatch:
         """Start flow runs until cancelled."""
         while True:
             await self._arrived.wait()
+            if not self._health.away:
+                # What arrives meanwhile shares the run.
+                await asyncio.sleep(self._pace.delay())
             group = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._group_limit))]
             if not self._waiting:
                 self._arrived.clear()
