@@ -22,7 +22,7 @@ from kling_flows.sandbox import SandboxServer
 from kling_flows.upstream import Dialect, Provider, TextToVideoRequest
 from kling_flows.upstream.errors import UpstreamConcurrency
 
-from .rig import assert_archived, new_task, settings_for, until
+from .rig import assert_archived, new_task, until
 
 REQUEST = TextToVideoRequest(prompt="a cup")
 NOW = datetime.now(UTC)
@@ -124,8 +124,12 @@ class Carriers:
         self._running: set[asyncio.Task[VideoTask]] = set()
 
     @property
-    def in_flight(self) -> int:
-        return len(self._running)
+    def runner_id(self) -> str:
+        return self._engine.runner_id
+
+    @property
+    def room(self) -> int:
+        return self._engine.settings.max_in_flight - len(self._running)
 
     def put(self, tasks: Sequence[VideoTask]) -> None:
         for task in tasks:
@@ -146,13 +150,13 @@ async def test_the_runner_claims_as_places_become_free(
     monkeypatch.setattr(runner_module, "_LOOK_SECONDS", 3600.0)
     # The provider would refuse one more than there are places, and it would then have to be sent again.
     sandbox = start_sandbox(seconds=(0.2, 0.2), concurrency=2)
-    engine: Engine = await open_engine_on(sandbox)
+    engine: Engine = await open_engine_on(sandbox, slots=2)
     names = [f"t-{number}" for number in range(6)]
     for name in names:
         await engine.ledger.create(new_task(name))
     carriers: Any = Carriers(engine)
     claiming = asyncio.create_task(
-        runner_module._claim_forever(engine, carriers, settings_for(sandbox, slots=2))  # pyright: ignore[reportPrivateUsage]
+        runner_module._claim_forever(engine, carriers)  # pyright: ignore[reportPrivateUsage]
     )
     try:
 
