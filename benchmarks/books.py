@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import httpx
+
+#: Calls that ask the provider how tasks are.
+READS: Final = ("get", "list")
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,16 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Self
 
-from benchmarks.books import Books
+from benchmarks.books import READS, Books
 from benchmarks.meter import COUNTED, Role, Sample
 from benchmarks.plain import PlainObserved
 from benchmarks.watching import TaskStory
 from kling_flows.v1.video_task_pb2 import VideoTask
-
-#: Calls that ask the provider how tasks are.
-_READS: Final = ("get", "list")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,7 +191,7 @@ def _plain(seen: PlainObserved) -> PlainFigures:
 
 
 def _reads_per_task(before: Books, after: Books, finished: int) -> float | None:
-    reads = sum(after.calls.get(kind, 0) - before.calls.get(kind, 0) for kind in _READS)
+    reads = sum(after.calls.get(kind, 0) - before.calls.get(kind, 0) for kind in READS)
     return _per(reads, finished)
 
 

@@ -9,11 +9,10 @@ from typing import Any, Final
 
 import httpx
 
+from benchmarks.books import READS
+
 #: A job's id, as it stands in its prompt.
 _JOB: Final = re.compile(r"\bjob-\d+\b")
-
-#: Calls that ask the provider how tasks are.
-_READS: Final = ("get", "list")
 
 _CALL_SECONDS: Final = 60.0
 
@@ -57,7 +56,7 @@ class Counts:
         calls, tasks = stats["calls"], stats["tasks"]
         return cls(
             creates=calls["create"],
-            reads=sum(calls[kind] for kind in _READS),
+            reads=sum(calls[kind] for kind in READS),
             downloads=calls["download"],
             tasks=sum(tasks.values()),
             in_flight=tasks["submitted"] + tasks["processing"],

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import httpx
-from jobs import accepted, jobs
-from kling import CAREFUL, POLL_SECONDS, AsyncKling, report
+from each import make_each
+from kling import CAREFUL, POLL_SECONDS, AsyncKling
 
 T = TypeVar("T")
 
@@ -50,20 +50,4 @@ async def subscribe(kling: AsyncKling, job: str, prompt: str, seconds: int) -> P
     return await tried(lambda: kling.download(job, url))
 
 
-async def run(kling: AsyncKling, job: str, prompt: str, seconds: int) -> None:
-    try:
-        report(job, await subscribe(kling, job, prompt, seconds))
-    except (httpx.HTTPError, RuntimeError) as error:
-        print(f"{job}: {error!r}", flush=True)
-        report(job, None)
-
-
-async def main() -> None:
-    kling = AsyncKling()
-    async with asyncio.TaskGroup() as group:
-        async for job in jobs():
-            group.create_task(run(kling, **job))
-            accepted(job["job"])
-
-
-asyncio.run(main())
+asyncio.run(make_each(subscribe))

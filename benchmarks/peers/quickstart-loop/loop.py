@@ -9,9 +9,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-import httpx
-from jobs import accepted, jobs
-from kling import CAREFUL, POLL_SECONDS, AsyncKling, report
+from each import make_each
+from kling import CAREFUL, POLL_SECONDS, AsyncKling
 
 LOOKS = 60
 
@@ -31,20 +30,4 @@ async def make(kling: AsyncKling, job: str, prompt: str, seconds: int) -> Path:
     raise TimeoutError(f"{job} did not finish in time")
 
 
-async def run(kling: AsyncKling, job: str, prompt: str, seconds: int) -> None:
-    try:
-        report(job, await make(kling, job, prompt, seconds))
-    except (httpx.HTTPError, RuntimeError, TimeoutError) as error:
-        print(f"{job}: {error!r}", flush=True)
-        report(job, None)
-
-
-async def main() -> None:
-    kling = AsyncKling()
-    async with asyncio.TaskGroup() as group:
-        async for job in jobs():
-            group.create_task(run(kling, **job))
-            accepted(job["job"])
-
-
-asyncio.run(main())
+asyncio.run(make_each(make))
