@@ -28,6 +28,9 @@ _MARK: Final = rf"_[0-9a-z]{{{_MARK_CHARACTERS}}}"
 LEDGER_TASK_ID: Final = re.compile(rf"{TASK_ID.pattern}({_MARK})?")
 _NAME_IN_TEXT: Final = re.compile(rf"(videoTasks/[a-z][a-z0-9-]*){_MARK}\b")
 
+#: How the ids of runners begin that carry tasks.
+RUNNER_PREFIX: Final = "run-"
+
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 
 
@@ -65,7 +68,7 @@ def _mark(tenant: str) -> str:
 
 def new_runner_id() -> str:
     """A fresh id for one life of one runner process; never reused, so that holding a task by it is a fence."""
-    return f"run-{secrets.token_hex(8)}"
+    return RUNNER_PREFIX + secrets.token_hex(8)
 
 
 def external_task_id(ledger_id: str, task_id: str) -> str:

@@ -13,11 +13,9 @@ from prefect import Flow
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.objects import State as PrefectState
 
-from kling_flows.engine.cancel import cancelled
 from kling_flows.engine.identity import ledger_task_id
-from kling_flows.errors import VideoTaskNotFound
-from kling_flows.flows.runs import video_task_ids
-from kling_flows.ledger import Ledger, VideoTask
+from kling_flows.flows.runs import CANCELLED_IN_PREFECT, cancel_video_tasks, video_task_ids
+from kling_flows.ledger import Ledger
 from kling_flows.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -31,17 +29,12 @@ async def cancel_videos(flow: Flow[..., Any], flow_run: FlowRun, state: PrefectS
     Raises:
         LedgerUnavailable: the ledger cannot be used; Prefect logs it.
     """
-
-    def change(before: VideoTask) -> VideoTask:
-        return before if before.state.final else cancelled(before, "cancelled in Prefect")
-
     settings = Settings.load()
     async with await Ledger.open(settings.ledger_address) as ledger:
         for named in video_task_ids(flow_run):
             for task_id in dict.fromkeys((named, ledger_task_id(settings.tenant, named))):
-                try:
-                    task = await ledger.advance(task_id, change)
-                except VideoTaskNotFound:
-                    continue
-                log.info("cancelled in Prefect", flow_run=str(flow_run.id), video_task=task.id, state=str(task.state))
-                break
+                tasks = await cancel_video_tasks(ledger, [task_id])
+                if tasks:
+                    facts = {"video_task": task_id, "state": str(tasks[0].state)}
+                    log.info(CANCELLED_IN_PREFECT, flow_run=str(flow_run.id), **facts)
+                    break

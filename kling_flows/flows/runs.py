@@ -6,7 +6,7 @@ Flow-run state is never read to learn what was spent: that is in the ledger alon
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
 
@@ -17,9 +17,10 @@ from prefect.client.schemas.objects import State as PrefectState
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Completed, Failed
 
+from kling_flows.engine.cancel import cancelled
 from kling_flows.engine.engine import Engine
 from kling_flows.errors import VideoTaskNotFound
-from kling_flows.ledger import State, VideoTask
+from kling_flows.ledger import Ledger, State, VideoTask
 
 log = structlog.get_logger(__name__)
 
@@ -28,6 +29,9 @@ CALL_SECONDS: Final = 5.0
 
 #: Most flow runs that one call asks for: Prefect answers with 200 at most.
 IDS_PER_CALL: Final = 200
+
+#: Why a task or a run has ended that somebody cancelled there.
+CANCELLED_IN_PREFECT: Final = "cancelled in Prefect"
 
 
 def video_task_ids(run: FlowRun) -> list[str]:
@@ -45,6 +49,21 @@ async def known_video_tasks(engine: Engine, run: FlowRun) -> list[VideoTask]:
     for task_id in video_task_ids(run):
         try:
             tasks.append(await engine.ledger.get(task_id))
+        except VideoTaskNotFound:
+            continue
+    return tasks
+
+
+async def cancel_video_tasks(ledger: Ledger, ids: Iterable[str]) -> list[VideoTask]:
+    """Cancel those that have not ended; returns all of them that are in this ledger, as they are then."""
+
+    def change(before: VideoTask) -> VideoTask:
+        return before if before.state.final else cancelled(before, CANCELLED_IN_PREFECT)
+
+    tasks: list[VideoTask] = []
+    for task_id in ids:
+        try:
+            tasks.append(await ledger.advance(task_id, change))
         except VideoTaskNotFound:
             continue
     return tasks

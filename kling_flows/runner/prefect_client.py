@@ -22,6 +22,8 @@ from prefect.settings import (
 )
 from prefect.states import Cancelled
 
+from kling_flows.flows.runs import CANCELLED_IN_PREFECT
+
 if TYPE_CHECKING:
     from prefect.client.orchestration.base import HTTP_METHODS
     from prefect.client.orchestration.routes import ServerRoutes
@@ -101,7 +103,7 @@ class LeanPrefectClient(PrefectClient):
         """As Prefect's, but a run that somebody has cancelled ends Cancelled."""
         planned = planned_run.get(None)
         if planned is not None and planned.cancelled and planned.id == flow_run_id and state.is_final():
-            state = Cancelled(message="cancelled in Prefect")
+            state = Cancelled(message=CANCELLED_IN_PREFECT)
         return await super().set_flow_run_state(flow_run_id, state, force)
 
 

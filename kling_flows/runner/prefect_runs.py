@@ -6,51 +6,38 @@ Flow-run state is read for one purpose: to learn what a person wants. What was s
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
-from typing import Final
+from collections.abc import Sequence
 from uuid import UUID
 
 import structlog
 from prefect import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.states import Cancelled, Crashed
 
-from kling_flows.engine.cancel import cancelled
 from kling_flows.engine.engine import Engine
-from kling_flows.errors import LedgerUnavailable, VideoTaskNotFound
-from kling_flows.flows.runs import CALL_SECONDS, IDS_PER_CALL, show
+from kling_flows.errors import LedgerUnavailable
+from kling_flows.flows.runs import CALL_SECONDS, CANCELLED_IN_PREFECT, IDS_PER_CALL, cancel_video_tasks, show
 from kling_flows.ledger import VideoTask
 
 log = structlog.get_logger(__name__)
 
-_REASON: Final = "cancelled in Prefect"
 
-
-async def cancel_video_tasks(engine: Engine, ids: Iterable[str]) -> list[VideoTask]:
-    """Cancel those that have not ended; returns all of them that are in this ledger, as they are then."""
-
-    def change(before: VideoTask) -> VideoTask:
-        return before if before.state.final else cancelled(before, _REASON)
-
-    tasks: list[VideoTask] = []
-    for task_id in ids:
-        try:
-            tasks.append(await engine.ledger.advance(task_id, change))
-        except VideoTaskNotFound:
-            continue
-    return tasks
-
-
-async def read_runs(ids: Sequence[str]) -> list[FlowRun]:
-    """Those of the flow runs that Prefect knows."""
+async def read_runs(ids: Sequence[str], *types: StateType) -> list[FlowRun]:
+    """Those of the flow runs that Prefect knows; with ``types`` those that are in such a state."""
+    state = FlowRunFilterState(type=FlowRunFilterStateType(any_=list(types))) if types else None
     runs: list[FlowRun] = []
     async with get_client() as client:
         for begin in range(0, len(ids), IDS_PER_CALL):
             wanted = [UUID(flow_run_id) for flow_run_id in ids[begin : begin + IDS_PER_CALL]]
             runs += await client.read_flow_runs(
-                flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=wanted)),
+                flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=wanted), state=state),
                 # Prefect's client sends null for what is not given here, and its server refuses that.
                 sort=FlowRunSort.EXPECTED_START_TIME_ASC,
                 limit=IDS_PER_CALL,
@@ -98,7 +85,7 @@ class EarlierRuns:
             # A run of ours that ends CANCELLED leaves no task to carry on: this was somebody else.
             if state is not None and (state.is_cancelling() or state.is_cancelled()):
                 try:
-                    ended = await cancel_video_tasks(self._engine, ids)
+                    ended = await cancel_video_tasks(self._engine.ledger, ids)
                 except LedgerUnavailable as error:
                     log.warning("a cancel in Prefect has to wait", flow_run=flow_run_id, error=error.message)
                     continue
@@ -114,7 +101,7 @@ class EarlierRuns:
 
 async def _close(run: FlowRun, *, user_cancelled: bool) -> bool:
     state = (
-        Cancelled(message=_REASON)
+        Cancelled(message=CANCELLED_IN_PREFECT)
         if user_cancelled
         else Crashed(message="its runner is gone; another flow run carries the video tasks on")
     )

@@ -33,11 +33,19 @@ from prefect.states import Cancelled, Crashed, Pending
 from kling_flows.engine.engine import Engine
 from kling_flows.errors import LedgerUnavailable
 from kling_flows.flows import text_to_video, text_to_videos
-from kling_flows.flows.runs import CALL_SECONDS, IDS_PER_CALL, ending_state, known_video_tasks, show
+from kling_flows.flows.runs import (
+    CALL_SECONDS,
+    CANCELLED_IN_PREFECT,
+    IDS_PER_CALL,
+    cancel_video_tasks,
+    ending_state,
+    known_video_tasks,
+    show,
+)
 from kling_flows.ledger import State
 from kling_flows.runner.dispatch import InProcessDispatch
 from kling_flows.runner.prefect_health import PrefectHealth
-from kling_flows.runner.prefect_runs import EarlierRuns, cancel_video_tasks
+from kling_flows.runner.prefect_runs import EarlierRuns
 
 log = structlog.get_logger(__name__)
 
@@ -130,13 +138,13 @@ class PrefectWatch:
         if not tasks:
             # Of another ledger, or cancelled before it has made its video task: that is up to whoever runs it.
             return
-        tasks = await cancel_video_tasks(self._engine, [task.id for task in tasks])
+        tasks = await cancel_video_tasks(self._engine.ledger, [task.id for task in tasks])
         log.info("cancelled in Prefect", flow_run=str(run.id), video_tasks=len(tasks))
         if carried is not None:
             carried.cancelled = True
         if run.state.is_cancelling():
             whole = any(task.state is State.CANCELLED for task in tasks)
-            await show(run.id, Cancelled(message="cancelled in Prefect") if whole else ending_state(tasks))
+            await show(run.id, Cancelled(message=CANCELLED_IN_PREFECT) if whole else ending_state(tasks))
 
     async def _resume(self, run: FlowRun) -> None:
         if run.state is None or run.empirical_policy.retry_type == "in_process":

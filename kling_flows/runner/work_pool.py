@@ -33,11 +33,11 @@ from kling_flows.engine.leases import LeaseKeeper
 from kling_flows.engine.retries import REDISPATCH_SECONDS, redispatch_seconds
 from kling_flows.errors import LeaseLost, LedgerUnavailable, VideoTaskNotFound
 from kling_flows.flows.names import run_name
-from kling_flows.flows.runs import CALL_SECONDS, ending_state, show
+from kling_flows.flows.runs import CALL_SECONDS, cancel_video_tasks, ending_state, show
 from kling_flows.ledger import VideoTask
 from kling_flows.runner.dispatch import InProcessDispatch
 from kling_flows.runner.prefect_health import AWAY_SECONDS, PrefectHealth
-from kling_flows.runner.prefect_runs import EarlierRuns, cancel_video_tasks, read_runs
+from kling_flows.runner.prefect_runs import EarlierRuns, read_runs
 from kling_flows.runner.worker_runs import LEDGER_LABEL, runner_of
 from kling_flows.shown.words import tags_of
 
@@ -205,7 +205,7 @@ class WorkPoolDispatch:
                 self._sent[task.id] = _Sent(task, run.id, time.monotonic())
                 return
             if fate is _Fate.CANCELLED:
-                [task] = await cancel_video_tasks(self._engine, [task.id])
+                [task] = await cancel_video_tasks(self._engine.ledger, [task.id])
                 log.info("cancelled in Prefect", flow_run=str(run.id), video_tasks=1)
                 if not task.active:
                     return

@@ -6,11 +6,10 @@ from typing import Final
 
 from prefect.client.schemas.objects import FlowRun
 
+from kling_flows.engine.identity import RUNNER_PREFIX
+
 #: The label that names the ledger of the run's video task.
 LEDGER_LABEL: Final = "kling-flows.ledger"
-
-#: How the ids of runners begin that carry tasks.
-_RUNNER: Final = "run-"
 
 
 def infrastructure_id(runner_id: str, run: FlowRun) -> str:
@@ -21,4 +20,4 @@ def infrastructure_id(runner_id: str, run: FlowRun) -> str:
 def runner_of(run: FlowRun) -> str | None:
     """The lease under which a worker of our type carries a run; None: nobody does, or a worker of another type."""
     runner_id, slash, _ = (run.infrastructure_pid or "").partition("/")
-    return runner_id if slash and runner_id.startswith(_RUNNER) else None
+    return runner_id if slash and runner_id.startswith(RUNNER_PREFIX) else None

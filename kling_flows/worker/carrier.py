@@ -16,15 +16,8 @@ from uuid import UUID
 
 import httpx
 import structlog
-from prefect import Flow, get_client
-from prefect.client.schemas.filters import (
-    FlowRunFilter,
-    FlowRunFilterId,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
-)
+from prefect import Flow
 from prefect.client.schemas.objects import FlowRun, StateType
-from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import Abort, Pause
 from prefect.flow_engine import run_flow_async
 
@@ -32,11 +25,11 @@ from kling_flows.engine.engine import Engine
 from kling_flows.engine.session import Holder, engine_session, holder
 from kling_flows.errors import ConfigurationError, LedgerUnavailable, RunnerDraining
 from kling_flows.flows import text_to_video, text_to_videos
-from kling_flows.flows.runs import CALL_SECONDS, IDS_PER_CALL, known_video_tasks
+from kling_flows.flows.runs import CALL_SECONDS, cancel_video_tasks, known_video_tasks
 from kling_flows.processes import new_event_loop
 from kling_flows.runner.give_back import give_back
 from kling_flows.runner.prefect_client import shared_prefect_clients
-from kling_flows.runner.prefect_runs import cancel_video_tasks
+from kling_flows.runner.prefect_runs import read_runs
 from kling_flows.runner.worker_runs import LEDGER_LABEL
 from kling_flows.settings import Settings
 from kling_flows.shown.events import told_events
@@ -249,8 +242,11 @@ class Carrier:
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
             try:
-                for flow_run_id in await self._cancelled_runs():
-                    run = self._runs.get(flow_run_id)
+                carried = [str(run_id) for run_id, run in self._runs.items() if not run.cancelled]
+                async with asyncio.timeout(CALL_SECONDS):
+                    cancelled = await read_runs(carried, StateType.CANCELLING, StateType.CANCELLED)
+                for flow_run in cancelled:
+                    run = self._runs.get(flow_run.id)
                     if run is not None:
                         await self._cancel(run)
             except (TimeoutError, httpx.HTTPError, LedgerUnavailable) as error:
@@ -259,31 +255,13 @@ class Carrier:
                 # Without this loop nobody would notice a cancel any more.
                 log.exception("cancelled flow runs cannot be looked for")
 
-    async def _cancelled_runs(self) -> list[UUID]:
-        carried = [run_id for run_id, run in self._runs.items() if not run.cancelled]
-        found: list[UUID] = []
-        for begin in range(0, len(carried), IDS_PER_CALL):
-            async with asyncio.timeout(CALL_SECONDS), get_client() as client:
-                runs = await client.read_flow_runs(
-                    flow_run_filter=FlowRunFilter(
-                        id=FlowRunFilterId(any_=carried[begin : begin + IDS_PER_CALL]),
-                        state=FlowRunFilterState(
-                            type=FlowRunFilterStateType(any_=[StateType.CANCELLING, StateType.CANCELLED])
-                        ),
-                    ),
-                    sort=FlowRunSort.EXPECTED_START_TIME_ASC,
-                    limit=IDS_PER_CALL,
-                )
-            found += [run.id for run in runs]
-        return found
-
     async def _cancel(self, run: CarriedRun) -> None:
         """Cancel the video tasks of a run of our flows, which then ends by itself; end any other."""
         engine, task = await self._opened(), run.task
         if run.cancelled or task is None:
             return
         tasks = await known_video_tasks(engine, run.flow_run) if run.ours else []
-        await cancel_video_tasks(engine, [task.id for task in tasks])
+        await cancel_video_tasks(engine.ledger, [task.id for task in tasks])
         run.cancelled = True
         log.info("cancelled in Prefect", flow_run=str(run.flow_run.id), video_tasks=len(tasks))
         if tasks:

@@ -13,6 +13,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelled
 
 from kling_flows.engine.session import Holder
+from kling_flows.flows.runs import CANCELLED_IN_PREFECT
 from kling_flows.runner.prefect_client import LeanPrefectClient
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class WorkerPrefectClient(LeanPrefectClient):
         """As Prefect's."""
         carried = _carried(flow_run_id)
         if carried is not None and carried.cancelled and state.is_final():
-            state, force = Cancelled(message="cancelled in Prefect"), True
+            state, force = Cancelled(message=CANCELLED_IN_PREFECT), True
         result = await super().set_flow_run_state(flow_run_id, state, force)
         if carried is not None and result.state is not None and result.state.is_running():
             carried.started.set()
