@@ -7,7 +7,7 @@ runner on the same ledger takes over what is left between two steps, and that is
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final, Protocol
 
@@ -24,7 +24,7 @@ from kling_flows.engine.identity import MADE_PREFIX, ledger_task_id, new_task_id
 from kling_flows.engine.intake import new_video_task, request_digest
 from kling_flows.engine.session import engine_session, holder, open_engine
 from kling_flows.errors import LeaseLost, VideoTaskExists, VideoTaskNotFound, VideoTaskUnresolved
-from kling_flows.ledger import Creation, FlowRunRecord, State, VideoTask
+from kling_flows.ledger import Creation, FlowRunRecord, Ledger, State, VideoTask
 from kling_flows.settings import Settings
 from kling_flows.shown.events import told_events
 from kling_flows.upstream import TextToVideoRequest
@@ -92,14 +92,38 @@ def id_for(request: TextToVideoRequest) -> str:
 
 
 async def known_id(engine: Engine, task_id: str) -> str:
-    """What the ledger calls a task that is named by its id there, or as its tenant names it."""
-    marked = ledger_task_id(engine.settings.tenant, task_id)
-    if marked == task_id:
+    """What the ledger calls a task that is named by its id there, or as its tenant names it, as a new one is."""
+    ids = _possible_ids(task_id, [engine.settings.tenant])
+    if len(ids) == 1:
         return task_id
-    try:
-        return (await engine.ledger.get(task_id)).id
-    except VideoTaskNotFound:
-        return marked
+    task = await _known_task(engine.ledger, ids, flow_runtime.get_id())
+    return ids[-1] if task is None else task.id
+
+
+async def known_task(ledger: Ledger, named: str, tenants: Iterable[str], flow_run_id: str) -> VideoTask | None:
+    """The task of a flow run that is named by its id in the ledger, or as one of the tenants names it; None: no such.
+
+    A name may be both, of different tenants (decision 0012): then the one that the flow run carries is meant, else the
+    one whose id it is.
+    """
+    return await _known_task(ledger, _possible_ids(named, tenants), flow_run_id)
+
+
+def _possible_ids(named: str, tenants: Iterable[str]) -> list[str]:
+    if public_task_id(named) != named:
+        return [named]
+    return list(dict.fromkeys((named, *(ledger_task_id(tenant, named) for tenant in tenants))))
+
+
+async def _known_task(ledger: Ledger, ids: Iterable[str], flow_run_id: str | None) -> VideoTask | None:
+    found: list[VideoTask] = []
+    for task_id in ids:
+        try:
+            found.append(await ledger.get(task_id))
+        except VideoTaskNotFound:
+            continue
+    carried = (task for task in found if task.flow_run is not None and task.flow_run.id == flow_run_id)
+    return next(carried, found[0] if found else None)
 
 
 async def check_request(engine: Engine, task_id: str, request: TextToVideoRequest) -> None:
@@ -176,11 +200,14 @@ def creation_of(
         InvalidRequest: with all violations.
     """
     settings, account = engine.settings, engine.client.account
+    public = public_task_id(task_id)
+    # What stands for nothing that this tenant can choose is refused as it is.
+    chosen = public if ledger_task_id(settings.tenant, public) == task_id else task_id
     task = new_video_task(
         request,
         account.provider,
         tenant=settings.tenant,
-        task_id=public_task_id(task_id),
+        task_id=chosen,
         labels=labels,
         account=account.name,
         dialect=account.dialect,
@@ -202,8 +229,8 @@ async def submit(engine: Engine, request: TextToVideoRequest | None, task_id: st
         await check_request(engine, task_id, request)
 
     async def step() -> VideoTask:
-        await take(engine, task_id, request)
-        return await begin(engine, task_id, flow_run_record())
+        task = await take(engine, task_id, request)
+        return await begin(engine, task_id, flow_run_record(), task)
 
     return checked(await _held(engine, task_id, step, _is_sent))
 
@@ -218,8 +245,8 @@ async def wait_until_made(engine: Engine, task_id: str) -> VideoTask:
     task_id = await known_id(engine, task_id)
 
     async def step() -> VideoTask:
-        await take(engine, task_id, None)
-        return await wait.wait(engine, task_id)
+        task = await take(engine, task_id, None)
+        return await wait.wait(engine, task_id, task)
 
     return checked(await _held(engine, task_id, step, _is_made))
 
@@ -234,8 +261,8 @@ async def archive(engine: Engine, task_id: str) -> VideoTask:
     task_id = await known_id(engine, task_id)
 
     async def step() -> VideoTask:
-        await take(engine, task_id, None)
-        return await keep.archive(engine, task_id)
+        task = await take(engine, task_id, None)
+        return await keep.archive(engine, task_id, task)
 
     return checked(await _held(engine, task_id, step, lambda task: not task.active))
 
@@ -250,8 +277,8 @@ async def carry_to_end(engine: Engine, task_id: str) -> VideoTask:
     task_id = await known_id(engine, task_id)
 
     async def step() -> VideoTask:
-        await take(engine, task_id, None)
-        return await carry(engine, task_id, flow_run_record())
+        task = await take(engine, task_id, None)
+        return await carry(engine, task_id, flow_run_record(), task)
 
     return await _held(engine, task_id, step, lambda task: not task.active)
 

@@ -201,8 +201,7 @@ class VideoArchive:
         if self._folder is None:
             return
         try:
-            for name in (f"{path}.mp4", f"{path}.json"):
-                await asyncio.to_thread(make_durable, self._folder / name)
+            await asyncio.to_thread(make_durable, self._folder / f"{path}.mp4", self._folder / f"{path}.json")
         except OSError as error:
             raise _refusal(f"{path}.mp4", error) from error
 

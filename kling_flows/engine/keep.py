@@ -40,8 +40,13 @@ class _NoAddress(ArchiveError):
 _GONE: Final = (SourceExpired, _NoAddress, UpstreamNotFound)
 
 
-async def archive(engine: Engine, task_id: str) -> VideoTask:
+async def archive(engine: Engine, task_id: str, known: VideoTask | None = None) -> VideoTask:
     """Bring a task from ARCHIVING to SUCCEEDED, or to LOST; a final one gets its video and stays what it is.
+
+    Args:
+        engine: Holds the task.
+        task_id: Which one.
+        known: The task as it was a moment ago; read if it is not given.
 
     Raises:
         ArchiveError: the source or the storage failed: repeat the step.
@@ -50,7 +55,7 @@ async def archive(engine: Engine, task_id: str) -> VideoTask:
         LeaseLost: somebody else carries the task, or it has ended.
         RunnerDraining: this runner stops.
     """
-    task = await engine.ledger.get(task_id)
+    task = known or await engine.ledger.get(task_id)
     if phase_of(task) is not Phase.ARCHIVE:
         return task
     with traced_step("archive", task):
@@ -90,6 +95,8 @@ class _Source:
     def __init__(self, client: UpstreamClient, task_id: str, seen: UpstreamTask | None) -> None:
         self._client = client
         self._task_id = task_id
+        #: Its end was seen here and this is the first try to archive it, so that nothing can be in the archive yet.
+        self.untried = seen is not None
         self.seen = seen
 
     async def video(self, *, fresh: bool = False) -> UpstreamVideo:
@@ -170,10 +177,11 @@ async def _copy(
     engine: Engine, task: VideoTask, upstream: UpstreamRecord, source: _Source, kind: FileKind
 ) -> ArtifactRecord:
     name = file_name(task.id, kind)
-    published = await engine.archive.find(name, task.create_time, {"upstream": _upstream_facts(upstream)})
-    if published is not None:
-        # The process ended between publishing and writing that down.
-        return _artifact(published, None, kind)
+    if not source.untried:
+        published = await engine.archive.find(name, task.create_time, {"upstream": _upstream_facts(upstream)})
+        if published is not None:
+            # The process ended between publishing and writing that down.
+            return _artifact(published, None, kind)
 
     async def store(address: str) -> ArtifactRecord:
         video = await source.video()

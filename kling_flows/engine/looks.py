@@ -67,6 +67,12 @@ class Looker:
         """How many tasks more than so many can be asked for without another call."""
         return -wanted % self._batch if self._batch else 0
 
+    def calls(self, wanted: int) -> int:
+        """About how many calls a look at so many tasks takes."""
+        if self._batch:
+            return -(-wanted // self._batch)
+        return self._pages if self._page_size and self._is_listed(wanted) else wanted
+
     @property
     def at_once(self) -> int:
         """How many hinted looks at portions may overlap; lists show the same tasks again, so one follows the other."""
@@ -122,12 +128,14 @@ class Looker:
             self._alone.clear()
         missing = set(wanted)
         looked = Looked()
-        listable = len(missing - self._alone)
-        if listable >= _LIST_FROM and listable > self._pages:
+        if self._is_listed(len(missing - self._alone)):
             looked = await self._read_list(missing, most_pages)
         if looked.error is None:
             looked.add(await self._look_singly(sorted(missing), slots))
         return looked
+
+    def _is_listed(self, wanted: int) -> bool:
+        return wanted >= _LIST_FROM and wanted > self._pages
 
     async def _read_list(self, missing: set[str], most_pages: int) -> Looked:
         looked = Looked()

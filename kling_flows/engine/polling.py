@@ -23,6 +23,12 @@ _FIRST_LOOK: Final = 0.6
 
 _JITTER: Final = 0.1
 
+#: Looks come sooner than they have to while one call shows more tasks than this, which is cheap for each of them; but
+#: not sooner than so many seconds, and not for more calls a second than this.
+_MANY_PER_CALL: Final = 100
+_SHORTEST_SECONDS: Final = 1.5
+_CALLS_PER_SECOND: Final = 2.0
+
 #: Longest time between two looks while the provider cannot be asked, in seconds.
 _BACKOFF_LIMIT: Final = 60.0
 
@@ -91,11 +97,13 @@ class PollPlanner:
 
     Args:
         client: The account.
-        interval: Seconds between two looks at a task.
+        interval: Seconds between two looks at a task; fewer where a call shows very many.
     """
 
     def __init__(self, client: UpstreamClient, interval: float) -> None:
         self._looker = Looker(client)
+        self._longest = interval
+        #: Seconds between two ticks, as the last one has shown what looks cost.
         self._interval = interval
         self._followed: dict[str, _Followed] = {}
         self._wake = asyncio.Event()
@@ -224,8 +232,16 @@ class PollPlanner:
         while True:
             due = await self._next_due()
             now = self._now()
+            self._interval = self._interval_for(len(due))
             self._next_tick = now + self._jittered(self._interval)
             await self._look_at(due, now)
+
+    def _interval_for(self, due: int) -> float:
+        calls = max(self._looker.calls(due), 1)
+        if due <= calls * _MANY_PER_CALL:
+            return self._longest
+        cheap = self._longest * _MANY_PER_CALL * calls / due
+        return min(self._longest, max(cheap, calls / _CALLS_PER_SECOND, _SHORTEST_SECONDS))
 
     async def _run_hinted(self) -> None:
         async with asyncio.TaskGroup() as looks:
@@ -323,7 +339,7 @@ class PollPlanner:
         if started >= self._failed_at:
             self._failures += 1
             self._failed_at = self._now()
-        seconds = min(self._interval * 2**self._failures, _BACKOFF_LIMIT)
+        seconds = min(self._longest * 2**self._failures, _BACKOFF_LIMIT)
         seconds = max(seconds, error.retry_after or 0.0)
         self._not_before = self._now() + self._jittered(seconds)
         log.warning("missed a look", reason=error.reason, error=error.message, next_look_seconds=round(seconds, 1))

@@ -45,15 +45,23 @@ _REFUSED: Final = frozenset(
 )
 
 
-async def submit(engine: Engine, task_id: str, flow_run: FlowRunRecord | None = None) -> VideoTask:
+async def submit(
+    engine: Engine, task_id: str, flow_run: FlowRunRecord | None = None, known: VideoTask | None = None
+) -> VideoTask:
     """Bring a task to SUBMITTED, or leave it where it is if it is further; final if the provider refuses.
+
+    Args:
+        engine: Holds the task.
+        task_id: Which one.
+        flow_run: What carries it.
+        known: The task as it was a moment ago; read if it is not given.
 
     Raises:
         UpstreamError: throttled, unavailable, or the outcome is unknown: repeat the step.
         LeaseLost: somebody else carries the task, or it has ended.
         RunnerDraining: this runner stops.
     """
-    task = await engine.ledger.get(task_id)
+    task = known or await engine.ledger.get(task_id)
     if task.state not in (State.QUEUED, State.SUBMITTING):
         return task
     engine.check_open()

@@ -19,15 +19,20 @@ from kling_flows.ledger import State, UpstreamRecord, VideoTask
 from kling_flows.upstream import UpstreamStatus, UpstreamTask
 
 
-async def wait(engine: Engine, task_id: str) -> VideoTask:
+async def wait(engine: Engine, task_id: str, known: VideoTask | None = None) -> VideoTask:
     """Bring a submitted task to ARCHIVING, or to FAILED if the provider failed.
+
+    Args:
+        engine: Holds the task.
+        task_id: Which one.
+        known: The task as it was a moment ago; read if it is not given.
 
     Raises:
         ConfigurationError: the settings no longer have the credentials of its account.
         LeaseLost: somebody else carries the task, or it has ended.
         RunnerDraining: this runner stops.
     """
-    task = await engine.ledger.get(task_id)
+    task = known or await engine.ledger.get(task_id)
     if phase_of(task) is not Phase.WAIT:
         return task
     with traced_step("wait", task):

@@ -27,7 +27,7 @@ from kling_flows.ledger import FlowRunRecord, State, VideoTask
 from kling_flows.shown.artifacts import Progress, show_tasks, shown_progress
 from kling_flows.shown.tags import show_tags
 from kling_flows.shown.words import artifact_key
-from kling_flows.steps import carry_to_end, flow_run_record, take
+from kling_flows.steps import carry_to_end, flow_run_record, known_id, take
 from kling_flows.upstream import TextToVideoRequest
 
 log = structlog.get_logger(__name__)
@@ -119,11 +119,12 @@ async def text_to_videos(
     rows = [] if source is None else read_rows(read_records(source, await read_file("source", source)), defaults)
     async with named_session(credentials_block, archive_block) as engine:
         new = await create_missing(engine, [*_rows_of(requests or ()), *rows], again)
-        ids = [*new, *(task_ids or ())]
+        given = [await known_id(engine, task_id) for task_id in task_ids or ()]
+        ids = [*new, *given]
         async with shown_progress(engine.settings, artifact_key("progress", str(runtime.get_id()))) as progress:
             count = _Count(progress, len(set(ids)))
-            await _carry_all(engine, new, task_ids or (), most_at_once, count)
-        tasks = [await engine.ledger.get(task_id) for task_id in ids]
+            await _carry_all(engine, new, given, most_at_once, count)
+        tasks = await engine.ledger.get_each(ids)
         await show_tags(tasks)
         await show_tasks(engine.settings, tasks)
     if result_file is not None:
@@ -182,7 +183,7 @@ async def _carry(engine: Engine, task_id: str, run: FlowRunRecord | None) -> boo
     async def once() -> None:
         task = await take(engine, task_id, None)
         await attach(engine, task)
-        await carry(engine, task_id, run)
+        await carry(engine, task_id, run, task)
 
     async def carry_on() -> None:
         try:

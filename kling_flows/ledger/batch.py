@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import Any, Final
 
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection, bindparam, func, insert, select
 
 from kling_flows.errors import KlingFlowsError
-from kling_flows.ledger.dialects import insert_many_without_gaps
-from kling_flows.ledger.operations import create, insert_or_nothing, label_rows, new_row
+from kling_flows.ledger.dialects import copy_without_gaps, insert_many_or_nothing
+from kling_flows.ledger.operations import create, label_rows, new_row
 from kling_flows.ledger.records import State, VideoTask
-from kling_flows.ledger.schema import events, labels
+from kling_flows.ledger.schema import events, labels, video_tasks
 from kling_flows.ledger.spending import book_new
 from kling_flows.settings import Budget
 
@@ -67,23 +68,47 @@ def _create_together(conn: Connection, creations: Sequence[Creation]) -> set[int
         rows[number] = new_row(creation.task, document, creation.request_id, creation.request_digest)
     if not rows:
         return set()
-    inserted = conn.execute(insert_or_nothing(conn.dialect.name), list(rows.values()))
-    seqs: Mapping[str, int] = {row.id: row.seq for row in inserted}
-    made = {number: seqs[row["id"]] for number, row in rows.items() if row["id"] in seqs}
+    before = conn.execute(_NEWEST).scalar_one()
+    insert_many_or_nothing(conn, video_tasks, list(rows.values()))
+    made = _made(conn, rows, before)
     if not made:
         return set()
-    insert_many_without_gaps(
-        conn,
+    conn.execute(_first_events(conn.dialect.name), {"before": before})
+    tasks = [creations[number].task for number in made]
+    book_new(conn, tasks)
+    if any(task.labels for task in tasks):
+        seqs: Mapping[str, int] = {row.id: row.seq for row in conn.execute(_IDS, {"before": before})}
+        conn.execute(insert(labels), [row for task in tasks for row in label_rows(seqs[task.id], task)])
+    return made
+
+
+_NEWEST: Final = select(func.coalesce(func.max(video_tasks.c.seq), 0))
+
+# Nobody else writes before the end of the transaction: what is newer is what it has made.
+_NEWER: Final = video_tasks.c.seq > bindparam("before")
+_COUNT: Final = select(func.count()).select_from(video_tasks).where(_NEWER)
+_IDS: Final = select(video_tasks.c.id, video_tasks.c.seq).where(_NEWER)
+
+
+@cache
+def _first_events(dialect: str) -> Any:
+    """An insert of the new tasks' first events, which hold the documents that are in their rows."""
+    columns = (video_tasks.c.seq, video_tasks.c.revision, video_tasks.c.document)
+    return copy_without_gaps(
+        dialect,
         events.c.position,
-        [
-            {"task_seq": seq, "revision": rows[number]["revision"], "document": rows[number]["document"]}
-            for number, seq in made.items()
-        ],
+        [events.c.task_seq.name, events.c.revision.name, events.c.document.name],
+        select(*columns).where(_NEWER),
+        video_tasks.c.seq,
     )
-    book_new(conn, (creations[number].task for number in made))
-    if labelled := [row for number, seq in made.items() for row in label_rows(seq, creations[number].task)]:
-        conn.execute(insert(labels), labelled)
-    return set(made)
+
+
+def _made(conn: Connection, rows: Mapping[int, Mapping[str, Any]], before: int) -> set[int]:
+    """The numbers of those whose rows were inserted."""
+    if conn.execute(_COUNT, {"before": before}).scalar_one() == len(rows):
+        return set(rows)
+    ids = {row.id for row in conn.execute(_IDS, {"before": before})}
+    return {number for number, row in rows.items() if row["id"] in ids}
 
 
 def _first_of_each_key(creations: Sequence[Creation]) -> Iterable[tuple[int, Creation]]:

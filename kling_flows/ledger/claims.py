@@ -9,7 +9,7 @@ from sqlalchemy import Connection, String, and_, bindparam, case, func, or_, sel
 
 from kling_flows.errors import LeaseLost
 from kling_flows.ledger.line import first_in_line, next_in_line
-from kling_flows.ledger.operations import has_lease, not_found
+from kling_flows.ledger.operations import HELD, has_lease, not_found
 from kling_flows.ledger.records import State, VideoTask
 from kling_flows.ledger.schema import video_tasks
 from kling_flows.ledger.slots import read_places, slot_of, take_stock
@@ -86,9 +86,7 @@ def claim_one(conn: Connection, task_id: str, runner_id: str, *, account: str = 
     Raises:
         LeaseLost: another runner holds it, or peers have ended this one's lease.
     """
-    row = conn.execute(
-        select(video_tasks.c.seq, video_tasks.c.document, video_tasks.c.runner_id).where(video_tasks.c.id == task_id)
-    ).first()
+    row = conn.execute(HELD, {"id": task_id}).first()
     if row is None:
         raise not_found(task_id)
     task = VideoTask.model_validate_json(row.document)

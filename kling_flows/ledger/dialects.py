@@ -7,9 +7,10 @@ running it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, Final
 
-from sqlalchemy import Column, ColumnElement, Connection, Table, collate, func, insert, select, text
+from sqlalchemy import Column, ColumnElement, Connection, Select, Table, collate, func, insert, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 
 _INSERTS: Final[Mapping[str, Any]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
@@ -35,12 +36,40 @@ def insert_without_gaps(dialect: str, number: Column[int]) -> Any:
     return insert(number.table).values({number: following})
 
 
-def insert_many_without_gaps(conn: Connection, number: Column[int], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert rows, numbered as :func:`insert_without_gaps` does it, in their order."""
+def insert_many_or_nothing(conn: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert those rows whose keys are free, in their order; all rows have the same columns.
+
+    SQLite's driver lets go of the interpreter for every row of a usual insert of many, and for every row that it
+    answers: beside a busy event loop it then waits to get it back. With few texts of statements each stays prepared.
+    """
     if conn.dialect.name != "sqlite":
-        last = conn.execute(select(func.coalesce(func.max(number), 0))).scalar_one()
-        rows = [{number.name: position, **row} for position, row in enumerate(rows, start=last + 1)]
-    conn.execute(insert(number.table), rows)
+        conn.execute(insert_into(conn.dialect.name, table).on_conflict_do_nothing(), rows)
+        return
+    begin = 0
+    while begin < len(rows):
+        size = min(1 << (len(rows) - begin).bit_length() - 1, _MOST_ROWS)
+        values = [value for row in rows[begin : begin + size] for value in row.values()]
+        conn.exec_driver_sql(_insert_rows_or_nothing(table.name, tuple(rows[begin]), size), tuple(values))
+        begin += size
+
+
+#: Rows of a statement; SQLite takes 32,766 values.
+_MOST_ROWS: Final = 256
+
+
+@cache
+def _insert_rows_or_nothing(table: str, columns: tuple[str, ...], size: int) -> str:
+    row = f"({', '.join('?' * len(columns))})"
+    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES {', '.join([row] * size)} ON CONFLICT DO NOTHING"  # noqa: S608 - names of the schema
+
+
+def copy_without_gaps(dialect: str, number: Column[int], names: Sequence[str], rows: Select[Any], order: Any) -> Any:
+    """An insert of what a query answers, in an order, numbered as :func:`insert_without_gaps` does it."""
+    if dialect == "sqlite":
+        return insert(number.table).from_select(names, rows.order_by(order))
+    last = select(func.coalesce(func.max(number), 0)).scalar_subquery()
+    position = last + func.row_number().over(order_by=order)
+    return insert(number.table).from_select([*names, number.name], rows.add_columns(position))
 
 
 def in_byte_order(dialect: str, column: Column[Any]) -> ColumnElement[Any]:

@@ -156,6 +156,10 @@ class Ledger:
         """See :func:`operations.get`."""
         return await self._read(lambda c: operations.get(c, task_id, tenant=tenant))
 
+    async def get_each(self, task_ids: Sequence[str]) -> list[VideoTask]:
+        """See :func:`operations.get_each`."""
+        return await self._read(lambda c: operations.get_each(c, task_ids))
+
     async def get_many(self, ids: Sequence[str], *, tenant: str) -> list[VideoTask]:
         """Those of the tasks that exist, the newest first."""
         if not ids:

@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func, insert, select, update
 
 from kling_flows.errors import LeaseLost, RequestIdReused, VideoTaskExists, VideoTaskFinal, VideoTaskNotFound
 from kling_flows.ledger import callbacks
@@ -35,6 +35,28 @@ _LOW_WEIGHT = 1 / 256
 NOTICE_SECONDS = 3.0
 
 Change = Callable[[VideoTask], VideoTask]
+
+# Statements are made once: making one costs more than running it.
+_DOCUMENT: Final = select(video_tasks.c.document).where(video_tasks.c.id == bindparam("id"))
+_DOCUMENT_OF_TENANT: Final = _DOCUMENT.where(video_tasks.c.tenant == bindparam("tenant"))
+_DOCUMENTS: Final = select(video_tasks.c.id, video_tasks.c.document).where(
+    video_tasks.c.id.in_(bindparam("ids", expanding=True))
+)
+_LEASE: Final = select(leases.c.runner_id).where(leases.c.runner_id == bindparam("runner"))
+_LEARNED: Final = select(durations).where(durations.c.key == bindparam("key"))
+_LEARN: Final = (
+    update(durations)
+    .where(durations.c.key == bindparam("learned"))
+    .values({name: bindparam(name) for name in ("samples", "mean_seconds", "low_seconds")})
+)
+
+#: Number, document and holder of the task of an ``id``.
+HELD: Final = select(video_tasks.c.seq, video_tasks.c.document, video_tasks.c.runner_id).where(
+    video_tasks.c.id == bindparam("id")
+)
+
+#: Most ids in one query; the databases limit the parameters of a statement.
+_IDS_LIMIT: Final = 500
 
 
 def create(
@@ -83,10 +105,8 @@ def label_rows(seq: int, task: VideoTask) -> list[dict[str, Any]]:
 
 
 @cache
-def insert_or_nothing(dialect: str) -> Any:
-    """An insert of new tasks' rows that answers the ids and numbers of those whose keys were free."""
-    inserting = insert_into(dialect, video_tasks).on_conflict_do_nothing()
-    return inserting.returning(video_tasks.c.id, video_tasks.c.seq)
+def _insert_or_nothing(dialect: str) -> Any:
+    return insert_into(dialect, video_tasks).on_conflict_do_nothing().returning(video_tasks.c.seq)
 
 
 def _insert(
@@ -95,7 +115,7 @@ def _insert(
     """Insert the row; None if its id or its request id is taken."""
     held = runner_id is not None and has_lease(conn, runner_id)
     row = new_row(task, document, request_id, request_digest, runner_id=runner_id if held else None)
-    inserted = conn.execute(insert_or_nothing(conn.dialect.name), row).first()
+    inserted = conn.execute(_insert_or_nothing(conn.dialect.name), row).first()
     return None if inserted is None else inserted.seq
 
 
@@ -148,13 +168,23 @@ def _earlier(conn: Connection, task: VideoTask, request_id: str, request_digest:
 
 def get(conn: Connection, task_id: str, *, tenant: str | None = None) -> VideoTask:
     """One task; another tenant's is as absent as one that never was."""
-    query = select(video_tasks.c.document).where(video_tasks.c.id == task_id)
-    if tenant is not None:
-        query = query.where(video_tasks.c.tenant == tenant)
-    document = conn.execute(query).scalar_one_or_none()
+    query = _DOCUMENT if tenant is None else _DOCUMENT_OF_TENANT
+    document = conn.execute(query, {"id": task_id, "tenant": tenant}).scalar_one_or_none()
     if document is None:
         raise not_found(task_id)
     return VideoTask.model_validate_json(document)
+
+
+def get_each(conn: Connection, task_ids: Sequence[str]) -> list[VideoTask]:
+    """Tasks in the order of their ids; raises VideoTaskNotFound if one is not there."""
+    documents: dict[str, str] = {}
+    for start in range(0, len(task_ids), _IDS_LIMIT):
+        rows = conn.execute(_DOCUMENTS, {"ids": list(task_ids[start : start + _IDS_LIMIT])})
+        documents.update((row.id, row.document) for row in rows)
+    for task_id in task_ids:
+        if task_id not in documents:
+            raise not_found(task_id)
+    return [VideoTask.model_validate_json(documents[task_id]) for task_id in task_ids]
 
 
 def not_found(task_id: str) -> VideoTaskNotFound:
@@ -174,9 +204,7 @@ def advance(conn: Connection, task_id: str, change: Change, *, runner_id: str | 
         VideoTaskFinal: the change would leave a final state.
         ValueError: the change asks for a state that cannot follow; a bug.
     """
-    row = conn.execute(
-        select(video_tasks.c.seq, video_tasks.c.document, video_tasks.c.runner_id).where(video_tasks.c.id == task_id)
-    ).first()
+    row = conn.execute(HELD, {"id": task_id}).first()
     if row is None:
         raise not_found(task_id)
     if runner_id is not None and row.runner_id != runner_id:
@@ -220,10 +248,17 @@ def advance(conn: Connection, task_id: str, change: Change, *, runner_id: str | 
     if after.upstream is not None and before.upstream is None:
         values["external_task_id"] = after.upstream.external_task_id
     values.update(slot_changes(before, after))
-    conn.execute(update(video_tasks).where(video_tasks.c.seq == row.seq).values(values))
+    conn.execute(_update_of(tuple(values)), {"changed": row.seq, **values})
     _append(conn, row.seq, before, after, document)
     book(conn, before, after)
     return after
+
+
+@cache
+def _update_of(columns: tuple[str, ...]) -> Any:
+    """An update of these columns of the task whose number is ``changed``."""
+    values: dict[str, Any] = {column: bindparam(column) for column in columns}
+    return update(video_tasks).where(video_tasks.c.seq == bindparam("changed")).values(values)
 
 
 @cache
@@ -254,7 +289,7 @@ def release(conn: Connection, task_ids: Sequence[str], runner_id: str, *, not_be
 def has_lease(conn: Connection, runner_id: str) -> bool:
     """Whether the runner has announced itself and was not judged dead."""
     # Peers free what a lease holds: a task that is taken under a lease that they have ended would be held for ever.
-    return conn.execute(select(leases.c.runner_id).where(leases.c.runner_id == runner_id)).first() is not None
+    return conn.execute(_LEASE, {"runner": runner_id}).first() is not None
 
 
 def open_lease(conn: Connection, lease: Lease) -> None:
@@ -336,7 +371,7 @@ def count_waiting(conn: Connection) -> int:
 
 def learn_duration(conn: Connection, key: str, seconds: float) -> None:
     """Add how long a video took, in seconds, to what is known of its like."""
-    known = conn.execute(select(durations).where(durations.c.key == key)).first()
+    known = conn.execute(_LEARNED, {"key": key}).first()
     if known is None:
         conn.execute(insert(durations), {"key": key, "samples": 1, "mean_seconds": seconds, "low_seconds": seconds})
         return
@@ -344,11 +379,8 @@ def learn_duration(conn: Connection, key: str, seconds: float) -> None:
     mean = known.mean_seconds + weight * (seconds - known.mean_seconds)
     low = known.mean_seconds if known.low_seconds is None else known.low_seconds
     low = min(seconds, low + (seconds - low) * _LOW_WEIGHT)
-    conn.execute(
-        update(durations)
-        .where(durations.c.key == key)
-        .values(samples=known.samples + 1, mean_seconds=mean, low_seconds=low)
-    )
+    learned = {"samples": known.samples + 1, "mean_seconds": mean, "low_seconds": low}
+    conn.execute(_LEARN, {"learned": key, **learned})
 
 
 def read_durations(conn: Connection) -> dict[str, float]:
@@ -358,7 +390,7 @@ def read_durations(conn: Connection) -> dict[str, float]:
 
 def read_shortest(conn: Connection, key: str) -> tuple[float, int] | None:
     """About the shortest time that such a video took, in seconds, and out of how many; None if nothing is known."""
-    row = conn.execute(select(durations).where(durations.c.key == key)).first()
+    row = conn.execute(_LEARNED, {"key": key}).first()
     return None if row is None or row.low_seconds is None else (row.low_seconds, row.samples)
 
 

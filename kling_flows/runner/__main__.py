@@ -9,6 +9,8 @@ import sys
 import threading
 from types import FrameType
 
+import sniffio
+
 from kling_flows.errors import KlingFlowsError
 from kling_flows.logs import configure_logging
 from kling_flows.processes import new_event_loop, watch_parent
@@ -59,6 +61,8 @@ class _Main:
             self._loop.call_soon_threadsafe(self._stop.set)
 
     def _thread(self) -> None:
+        # HTTP clients ask at each of a call's dozen steps which library they run under: here it is only this one.
+        sniffio.thread_local.name = "asyncio"
         try:
             with asyncio.Runner(loop_factory=new_event_loop) as runner:
                 self._exit_code = runner.run(self._main())

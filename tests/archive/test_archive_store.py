@@ -316,6 +316,7 @@ async def test_many_are_stored_at_once(archive: VideoArchive, folder: Path) -> N
 async def test_what_a_killed_process_left_of_this_video_is_cleared_away(archive: VideoArchive, folder: Path) -> None:
     (folder / "2026/03").mkdir(parents=True)
     (folder / "2026/03/vt-1.mp4#1").write_bytes(b"half")
+    (folder / "2026/03/vt-1.mp4#2").write_bytes(b"half of a second try")
     (folder / "2026/03/vt-2.mp4#1").write_bytes(b"somebody else's half")
     await _store(archive, serves(CLIP))
     assert _files(folder) == ["2026/03/vt-1.json", "2026/03/vt-1.mp4", "2026/03/vt-2.mp4#1"]
@@ -334,4 +335,4 @@ async def test_a_video_is_on_the_disk_before_it_counts_as_stored(
     monkeypatch.setattr("kling_flows.archive.folder.os.fsync", record)
     await _store(archive, serves(CLIP))
     month = folder / "2026/03"
-    assert synced == [str(month / "vt-1.mp4"), str(month), str(month / "vt-1.json"), str(month)]
+    assert synced == [str(month / "vt-1.mp4"), str(month / "vt-1.json"), str(month)]

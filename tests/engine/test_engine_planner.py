@@ -454,6 +454,52 @@ async def test_a_hint_that_comes_before_the_task_is_followed_is_kept(sandbox: Sa
         assert (await _follow(planner, task_id))[-1].status is UpstreamStatus.SUCCEEDED
 
 
+async def test_looks_come_sooner_where_a_call_shows_very_many(
+    start_sandbox: Callable[..., SandboxServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(polling, "_MANY_PER_CALL", 0.001)
+    monkeypatch.setattr(polling, "_SHORTEST_SECONDS", 0.05)
+    server = start_sandbox(seconds=(3600.0, 3600.0))
+    async with _client(server) as client, _planner(client, 3600.0) as planner:
+        task_ids = await _submit(client, 8)
+        following = [asyncio.create_task(_follow(planner, task_id)) for task_id in task_ids]
+        await asyncio.sleep(0)
+        for task_id in task_ids:
+            planner.look_soon(task_id)
+        await until(lambda: server.stats()["calls"]["list"] >= 3)
+        for task in following:
+            task.cancel()
+        await asyncio.wait(following)
+
+
+@pytest.mark.parametrize(
+    ("due", "pages", "expected"),
+    [
+        (0, 1, 5.0),
+        (100, 1, 5.0),
+        (200, 1, 2.5),
+        (500, 1, 1.5),
+        (1_000, 2, 1.5),
+        (2_000, 4, 2.0),
+        (5_000, 10, 5.0),
+        (10_000, 20, 5.0),
+    ],
+)
+async def test_the_more_a_call_shows_the_sooner_is_the_next_within_what_calls_may_cost(
+    sandbox: SandboxServer, due: int, pages: int, expected: float
+) -> None:
+    async with _client(sandbox) as client:
+        planner = PollPlanner(client, 5.0)
+        planner._looker._pages = pages
+        assert planner._interval_for(due) == pytest.approx(expected)
+
+
+async def test_where_calls_are_by_ids_or_single_looks_keep_to_the_interval(sandbox: SandboxServer) -> None:
+    async with _standard_client(sandbox) as standard, _client(sandbox, Provider.COMETAPI) as single:
+        assert PollPlanner(standard, 5.0)._interval_for(5_000) == 5.0
+        assert PollPlanner(single, 5.0)._interval_for(5_000) == 5.0
+
+
 @pytest.mark.parametrize(
     ("age", "called_back", "fruitless", "expected"),
     [
