@@ -9,9 +9,10 @@ import hashlib
 import time
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TypeAlias
+from functools import cache
+from typing import Final, TypeAlias
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, bindparam, delete, func, insert, select, update
 
 from kling_flows.errors import CallbackDeliveryNotFound
 from kling_flows.ledger.dialects import insert_into
@@ -19,6 +20,11 @@ from kling_flows.ledger.records import VideoTask
 from kling_flows.ledger.schema import deliveries, events, hints, video_tasks
 
 _Row: TypeAlias = "Row[int, int, str, int, float, str, str]"
+
+_LAST_HINT: Final = select(func.coalesce(func.max(hints.c.position), 0))
+_URGENT_HINT: Final = (
+    select(hints.c.position).where(hints.c.task_id == bindparam("task")).where(hints.c.urgent).limit(1)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +100,7 @@ def note_hint(conn: Connection, digest: str, webhook_id: str, *, urgent: bool) -
 
 def last_hint(conn: Connection) -> int:
     """The position of the newest hint; 0 if there is none."""
-    return conn.execute(select(func.coalesce(func.max(hints.c.position), 0))).scalar_one()
+    return conn.execute(_LAST_HINT).scalar_one()
 
 
 def read_hints(conn: Connection, after: int, runner_id: str) -> tuple[int, list[Hint]]:
@@ -114,8 +120,7 @@ def read_hints(conn: Connection, after: int, runner_id: str) -> tuple[int, list[
 
 def is_hinted(conn: Connection, task_id: str) -> bool:
     """Whether the provider has said that the task has ended."""
-    found = conn.execute(select(hints.c.position).where(hints.c.task_id == task_id).where(hints.c.urgent).limit(1))
-    return found.first() is not None
+    return conn.execute(_URGENT_HINT, {"task": task_id}).first() is not None
 
 
 def prune_hints(conn: Connection, before: float) -> int:
@@ -148,7 +153,12 @@ def queue_delivery(conn: Connection, task_seq: int, event_position: int) -> None
 
 def next_delivery_time(conn: Connection) -> float | None:
     """When the next delivery is to be tried, in seconds since the epoch; None if nothing is PENDING."""
-    return conn.execute(select(func.min(deliveries.c.next_time)).where(_pending_heads())).scalar_one()
+    return conn.execute(_next_delivery()).scalar_one()
+
+
+@cache
+def _next_delivery() -> Select[float | None]:
+    return select(func.min(deliveries.c.next_time)).where(_pending_heads())
 
 
 def claim_deliveries(conn: Connection, limit: int, lease_seconds: float) -> list[Delivery]:

@@ -63,7 +63,9 @@ def _insert_rows_or_nothing(table: str, columns: tuple[str, ...], size: int) -> 
     return f"INSERT INTO {table} ({', '.join(columns)}) VALUES {', '.join([row] * size)} ON CONFLICT DO NOTHING"  # noqa: S608 - names of the schema
 
 
-def copy_without_gaps(dialect: str, number: Column[int], names: Sequence[str], rows: Select[Any], order: Any) -> Any:
+def copy_without_gaps(
+    dialect: str, number: Column[int], names: Sequence[str], rows: Select[*tuple[Any, ...]], order: Any
+) -> Any:
     """An insert of what a query answers, in an order, numbered as :func:`insert_without_gaps` does it."""
     if dialect == "sqlite":
         return insert(number.table).from_select(names, rows.order_by(order))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final, Self
 
 from sqlalchemy import Connection
 
@@ -39,35 +39,41 @@ class Gathering:
         """
         group = self._open
         # One that could not even be begun still takes more; it has failed for all that join it.
-        number = None if group is None or group.written.done() else group.join(creation)
-        if group is None or number is None:
-            group, number = _Group(creation), 0
-            group.written = self._write(group.run)
-            group.written.add_done_callback(_retrieve)
+        waiter = None if group is None or group.written else group.join(creation)
+        if waiter is None:
+            group, waiter = _Group.of(creation)
+            self._write(group.run).add_done_callback(group.answer)
             self._open = group
-        outcome = (await asyncio.shield(group.written))[number]
-        if isinstance(outcome, KlingFlowsError):
-            raise outcome
-        return outcome
+        return await waiter
 
 
 class _Group:
     """Creates of one operation; it takes more until its turn comes."""
 
-    written: asyncio.Future[list[_Outcome]]
-
-    def __init__(self, first: Creation) -> None:
+    def __init__(self, first: Creation, waiter: asyncio.Future[VideoTask]) -> None:
         self._creations = [first]
+        # Of each its own: who goes takes nobody along.
+        self._waiters = [waiter]
         self._closed = False
         self._joining = threading.Lock()
+        #: Whether the outcomes have been told.
+        self.written = False
 
-    def join(self, creation: Creation) -> int | None:
-        """Its place among them; None if it comes too late."""
+    @classmethod
+    def of(cls, first: Creation) -> tuple[Self, asyncio.Future[VideoTask]]:
+        """A group of one, and what will be its task, or why there is none."""
+        waiter: asyncio.Future[VideoTask] = asyncio.get_running_loop().create_future()
+        return cls(first, waiter), waiter
+
+    def join(self, creation: Creation) -> asyncio.Future[VideoTask] | None:
+        """As for the first; None if it comes too late."""
+        waiter: asyncio.Future[VideoTask] = asyncio.get_running_loop().create_future()
         with self._joining:
             if self._closed or len(self._creations) == MOST_TOGETHER:
                 return None
             self._creations.append(creation)
-            return len(self._creations) - 1
+            self._waiters.append(waiter)
+        return waiter
 
     def run(self, connection: Connection) -> list[_Outcome]:
         """The operation. It may be run again, for the same creates."""
@@ -75,8 +81,19 @@ class _Group:
             self._closed = True
         return create_each(connection, self._creations)
 
-
-def _retrieve(written: asyncio.Future[Any]) -> None:
-    # Whoever waited may have gone; a failure that nobody hears of is not an error of the loop.
-    if not written.cancelled():
-        written.exception()
+    def answer(self, written: asyncio.Future[list[_Outcome]]) -> None:
+        """Tell each its own outcome."""
+        self.written = True
+        if written.cancelled():
+            for waiter in self._waiters:
+                waiter.cancel()
+            return
+        error = written.exception()
+        outcomes = [error] * len(self._waiters) if error is not None else written.result()
+        for waiter, outcome in zip(self._waiters, outcomes, strict=True):
+            if waiter.done():
+                continue
+            if isinstance(outcome, BaseException):
+                waiter.set_exception(outcome)
+            else:
+                waiter.set_result(outcome)

@@ -42,8 +42,25 @@ _DOCUMENT_OF_TENANT: Final = _DOCUMENT.where(video_tasks.c.tenant == bindparam("
 _DOCUMENTS: Final = select(video_tasks.c.id, video_tasks.c.document).where(
     video_tasks.c.id.in_(bindparam("ids", expanding=True))
 )
+_HEAD: Final = select(func.coalesce(func.max(events.c.position), 0))
+_OLDEST: Final = select(func.coalesce(func.min(events.c.position), 0))
+_EVENTS: Final = (
+    select(events.c.position, events.c.document)
+    .where(events.c.position > bindparam("after"))
+    .order_by(events.c.position)
+    .limit(bindparam("size"))
+)
+_META: Final = select(meta)
+_LEASES: Final = select(leases)
+_RENEW: Final = (
+    update(leases)
+    .where(leases.c.runner_id == bindparam("runner"))
+    .values(beat=leases.c.beat + 1)
+    .returning(leases.c.beat)
+)
 _LEASE: Final = select(leases.c.runner_id).where(leases.c.runner_id == bindparam("runner"))
-_LEARNED: Final = select(durations).where(durations.c.key == bindparam("key"))
+_ALL_LEARNED: Final = select(durations)
+_LEARNED: Final = _ALL_LEARNED.where(durations.c.key == bindparam("key"))
 _LEARN: Final = (
     update(durations)
     .where(durations.c.key == bindparam("learned"))
@@ -299,15 +316,12 @@ def open_lease(conn: Connection, lease: Lease) -> None:
 
 def renew_lease(conn: Connection, runner_id: str) -> bool:
     """Renew what the runner holds, all at once; false if peers have declared it dead."""
-    result = conn.execute(
-        update(leases).where(leases.c.runner_id == runner_id).values(beat=leases.c.beat + 1).returning(leases.c.beat)
-    )
-    return result.first() is not None
+    return conn.execute(_RENEW, {"runner": runner_id}).first() is not None
 
 
 def read_leases(conn: Connection) -> list[Lease]:
     """All runners that have announced themselves."""
-    return [Lease.model_validate(dict(row)) for row in conn.execute(select(leases)).mappings()]
+    return [Lease.model_validate(dict(row)) for row in conn.execute(_LEASES).mappings()]
 
 
 def end_lease(conn: Connection, runner_id: str, beat: int | None) -> int:
@@ -332,22 +346,17 @@ def end_lease(conn: Connection, runner_id: str, beat: int | None) -> int:
 
 def head(conn: Connection) -> int:
     """The newest position of the log; 0 while it is empty."""
-    return conn.execute(select(func.coalesce(func.max(events.c.position), 0))).scalar_one()
+    return conn.execute(_HEAD).scalar_one()
 
 
 def oldest(conn: Connection) -> int:
     """The oldest position that is kept; 0 while the log is empty."""
-    return conn.execute(select(func.coalesce(func.min(events.c.position), 0))).scalar_one()
+    return conn.execute(_OLDEST).scalar_one()
 
 
 def read_events(conn: Connection, after: int, limit: int) -> list[tuple[int, str]]:
     """Positions and documents of the events after a position, in their order."""
-    rows = conn.execute(
-        select(events.c.position, events.c.document)
-        .where(events.c.position > after)
-        .order_by(events.c.position)
-        .limit(limit)
-    )
+    rows = conn.execute(_EVENTS, {"after": after, "size": limit})
     return [(row.position, row.document) for row in rows]
 
 
@@ -385,7 +394,7 @@ def learn_duration(conn: Connection, key: str, seconds: float) -> None:
 
 def read_durations(conn: Connection) -> dict[str, float]:
     """What is known of how long videos take: mean seconds by key."""
-    return {row.key: row.mean_seconds for row in conn.execute(select(durations))}
+    return {row.key: row.mean_seconds for row in conn.execute(_ALL_LEARNED)}
 
 
 def read_shortest(conn: Connection, key: str) -> tuple[float, int] | None:
@@ -416,4 +425,4 @@ def held_by(conn: Connection, runner_id: str) -> set[str]:
 
 def read_meta(conn: Connection) -> dict[str, str]:
     """What the ledger knows of itself and of accounts."""
-    return {row.key: row.value for row in conn.execute(select(meta))}
+    return {row.key: row.value for row in conn.execute(_META)}
