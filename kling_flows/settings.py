@@ -14,11 +14,20 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
 
 import platformdirs
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from kling_flows.errors import ConfigurationError, CredentialsMissing
-from kling_flows.upstream import Account, ApiKeyCredentials, JwtCredentials, Provider, account_name, base_url_of
+from kling_flows.upstream import (
+    Account,
+    ApiKeyCredentials,
+    JwtCredentials,
+    Provider,
+    account_name,
+    base_url_of,
+    lay_over_capabilities,
+    lay_over_prices,
+)
 from kling_flows.upstream.auth import Credentials
 from kling_flows.upstream.constants import SANDBOX_ACCESS_KEY, SANDBOX_API_KEY, SANDBOX_SECRET_KEY, Dialect
 
@@ -73,6 +82,16 @@ class Settings(BaseSettings):
         Dialect.LEGACY,
         description="The provider's API generation for new tasks: legacy, or standard, which takes an API key only.",
     )
+    capabilities: Annotated[Path | None, AfterValidator(lay_over_capabilities)] = Field(
+        None,
+        description="TOML file of what is known better of models, providers and dialects than the capabilities.toml of "
+        "the package: the same tables, and of them only what differs, each with its source and as_of.",
+    )
+    prices: Annotated[Path | None, AfterValidator(lay_over_prices)] = Field(
+        None,
+        description="The same for prices.toml, such as what a unit of one's own pack costs: [unit] with usd, source "
+        "and as_of.",
+    )
     state_dir: Path = Field(
         Path(platformdirs.user_state_dir("kling-flows", appauthor=False)),
         description="Folder of the ledger, the local Prefect server's data and, by default, the archive.",
@@ -97,7 +116,9 @@ class Settings(BaseSettings):
         "PGPASSFILE; <state-dir>/ledger.db by default.",
     )
     poll_interval: Annotated[float, Field(ge=0.05, le=3600)] = Field(
-        3.0, description="Seconds between two looks at a task at the provider."
+        3.0,
+        description="Seconds between two looks at a task at the provider. Where one call shows more than a hundred "
+        "tasks, looks come sooner, down to 1.5 s.",
     )
     prefect_api_url: str | None = Field(None, description="Use this Prefect server instead of a local one.")
     prefect_listen: str = Field("127.0.0.1:4200", description="Where the local Prefect server listens: host:port.")
@@ -177,6 +198,11 @@ class Settings(BaseSettings):
     )
     max_watches: Annotated[int, Field(ge=1)] | None = Field(
         None, description="Most streams of one tenant at a time; unlimited if unset."
+    )
+    channelz: bool = Field(
+        False,
+        description="Serve grpc.channelz, which shows sockets and streams as gRPC sees them, to callers with the scope "
+        "admin; needs the extra channelz.",
     )
     http_listen: str | None = Field(
         None,

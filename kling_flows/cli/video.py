@@ -16,6 +16,14 @@ from kling_flows.cli.words import CameraType, Mode, ShotType, Sound
 _LOOK: Final = "How it looks"
 _SHOTS: Final = "Several shots"
 
+#: What other pages and clients call the modes.
+_OTHER_MODES: Final[Mapping[str, Mode]] = {
+    "standard": Mode.STD,
+    "professional": Mode.PRO,
+    "720p": Mode.STD,
+    "1080p": Mode.PRO,
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoOptions:
@@ -46,6 +54,20 @@ def _shots(*declarations: str, **rest: Any) -> Any:
     return typer.Option(*declarations, rich_help_panel=_SHOTS, **rest)
 
 
+def _mode(word: str) -> Mode:
+    try:
+        return Mode(word)
+    except ValueError:
+        known = ", ".join(Mode)
+        meant = _OTHER_MODES.get(word)
+        remedy = f"that is {meant.value!r} here" if meant is not None else f"it is one of {known}"
+        raise typer.BadParameter(f"{word!r} is not a mode; {remedy}.") from None
+
+
+def _complete_mode(incomplete: str) -> list[str]:
+    return [word for word in Mode if word.startswith(incomplete)]
+
+
 #: Type and default of each option, by the name of its parameter.
 _OPTIONS: Final[Mapping[str, tuple[Any, Any]]] = {
     "prompt": (
@@ -64,7 +86,19 @@ _OPTIONS: Final[Mapping[str, tuple[Any, Any]]] = {
         ],
         "",
     ),
-    "mode": (Annotated[Mode | None, _look("--mode", help="std is 720p, pro 1080p, 4k 2160p.")], None),
+    "mode": (
+        Annotated[
+            Mode | None,
+            _look(
+                "--mode",
+                metavar=f"[{'|'.join(Mode)}]",
+                help="std is 720p, pro 1080p, 4k 2160p.",
+                parser=_mode,
+                autocompletion=_complete_mode,
+            ),
+        ],
+        None,
+    ),
     "duration": (
         Annotated[int | None, _look("--duration", metavar="SECONDS", min=1, max=3600, help="Length, by default 5.")],
         None,

@@ -16,6 +16,7 @@ from kling_flows.upstream.capabilities import (
     ModelCapabilities,
     ModelStatus,
     capability_map,
+    lay_over_capabilities,
     require_dialect,
 )
 from kling_flows.upstream.catalogue import ModelInfo, ModePrice, models
@@ -36,7 +37,7 @@ from kling_flows.upstream.errors import (
     UpstreamThrottled,
     UpstreamUnavailable,
 )
-from kling_flows.upstream.pricing import Quote, price_list, quote
+from kling_flows.upstream.pricing import Quote, lay_over_prices, price_list, quote
 from kling_flows.upstream.request import (
     CameraConfig,
     CameraControl,
@@ -113,6 +114,8 @@ __all__ = [
     "base_url_of",
     "capability_map",
     "check",
+    "lay_over_capabilities",
+    "lay_over_prices",
     "models",
     "parse_callback",
     "parse_request",

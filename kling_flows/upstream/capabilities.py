@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import tomllib
 from datetime import date
 from enum import StrEnum
-from functools import cache
-from importlib.resources import files
+from pathlib import Path
+from typing import Final, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from kling_flows.errors import ConfigurationError
 from kling_flows.upstream.constants import Dialect, Provider
+from kling_flows.upstream.data_file import DataFile
 from kling_flows.upstream.vocabulary import Mode
 from kling_flows.upstream.wording import listed
 
@@ -130,6 +130,16 @@ class CapabilityMap(BaseModel):
     dialect: dict[Dialect, DialectCapabilities]
     provider: dict[Provider, ProviderCapabilities]
 
+    @model_validator(mode="after")
+    def _rows_that_need_each_other(self) -> Self:
+        for name, row in self.model.items():
+            successor = self.model.get(row.successor or "")
+            if row.status is not ModelStatus.ACTIVE and (successor is None or not successor.living):
+                raise ValueError(f"model.{name} is {row.status} and names no successor that answers")
+            if row.standard is not None and not row.standard.path:
+                raise ValueError(f"model.{name}.standard has no path")
+        return self
+
     @property
     def living_models(self) -> tuple[str, ...]:
         """Names of the models that a request may name, in the order of the file: the preferred one first."""
@@ -149,11 +159,17 @@ class CapabilityMap(BaseModel):
         return next((name for name, row in self.model.items() if row.standard and row.standard.path == path), None)
 
 
-@cache
+_FILE: Final = DataFile("capabilities.toml", "KLING_FLOWS_CAPABILITIES", CapabilityMap)
+
+
 def capability_map() -> CapabilityMap:
-    """Return the map that comes with the package."""
-    text = files("kling_flows.upstream").joinpath("capabilities.toml").read_text(encoding="utf-8")
-    return CapabilityMap.model_validate(tomllib.loads(text))
+    """Return the map that comes with the package, with what was laid over it."""
+    return _FILE.content
+
+
+def lay_over_capabilities(path: Path | None) -> Path | None:
+    """Lay another file over the map; see `DataFile.lay_over`."""
+    return _FILE.lay_over(path)
 
 
 def require_dialect(provider: Provider, dialect: Dialect) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
 from enum import StrEnum
-from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from typing import Final, TypeAlias
 
 from pydantic import BaseModel, ConfigDict
@@ -17,6 +15,8 @@ from pydantic import BaseModel, ConfigDict
 from kling_flows.errors import InvalidRequest, Violation
 from kling_flows.upstream.capabilities import ModelStatus, capability_map, require_dialect
 from kling_flows.upstream.constants import Dialect, Provider
+from kling_flows.upstream.data_file import DataFile
+from kling_flows.upstream.known import Known
 from kling_flows.upstream.request import TextToVideoRequest
 from kling_flows.upstream.vocabulary import Mode, Rule, Sound
 from kling_flows.upstream.wording import listed, seconds
@@ -80,11 +80,17 @@ class PriceList(BaseModel):
     provider: dict[Provider, ProviderPrices]
 
 
-@cache
+_FILE: Final = DataFile("prices.toml", "KLING_FLOWS_PRICES", PriceList, Decimal)
+
+
 def price_list() -> PriceList:
-    """Return the prices that come with the package."""
-    text = files("kling_flows.upstream").joinpath("prices.toml").read_text(encoding="utf-8")
-    return PriceList.model_validate(tomllib.loads(text, parse_float=Decimal))
+    """Return the prices that come with the package, with what was laid over them."""
+    return _FILE.content
+
+
+def lay_over_prices(path: Path | None) -> Path | None:
+    """Lay another file over the prices, such as what a unit of one's own pack costs; see `DataFile.lay_over`."""
+    return _FILE.lay_over(path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +121,14 @@ def quote(request: TextToVideoRequest, provider: Provider, dialect: Dialect = Di
         InvalidRequest: The dialect does not have the model, or no price is published for such a request.
         ConfigurationError: The provider does not speak the dialect.
     """
+    asked = (request.model_name, request.mode, request.duration, request.sound, bool(request.voice_list))
+    return _QUOTES.answer((*asked, provider, dialect), lambda: _quote(request, provider, dialect))
+
+
+_QUOTES: Final[Known[Quote]] = Known(price_list, capability_map)
+
+
+def _quote(request: TextToVideoRequest, provider: Provider, dialect: Dialect) -> Quote:
     require_dialect(provider, dialect)
     prices = price_list()
     row = prices.model.get(request.model_name)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from operator import attrgetter
+from typing import Final, TypeVar
 
 from kling_flows.errors import InvalidRequest, Violation
-from kling_flows.upstream.capabilities import require_dialect
+from kling_flows.upstream.capabilities import capability_map, require_dialect
 from kling_flows.upstream.case import Case, Finding, check_length, check_voice_references
 from kling_flows.upstream.compound_rules import (
     check_camera_control,
@@ -17,6 +18,7 @@ from kling_flows.upstream.compound_rules import (
     check_voice_list,
 )
 from kling_flows.upstream.constants import Dialect, Provider
+from kling_flows.upstream.known import Known
 from kling_flows.upstream.request import TextToVideoRequest
 from kling_flows.upstream.vocabulary import Mode, Rule, Sound
 from kling_flows.upstream.wording import is_http_url, is_unicode, listed, seconds
@@ -44,13 +46,38 @@ def validate(
     Raises:
         ConfigurationError: The provider does not speak the dialect.
     """
+    case, others = _judged_without_prompt(request, provider, dialect)
+    own = tuple(Violation(path, rule.value, message) for path, rule, message in _prompt(request.prompt, case))
+    return own + others
+
+
+#: What is judged of a request whatever its prompt: most callers' requests differ in nothing else.
+_WITHOUT_PROMPT: Final[Known[tuple[Case, tuple[Violation, ...]]]] = Known(capability_map)
+_beside_prompt: Final = attrgetter(*(name for name in TextToVideoRequest.model_fields if name != "prompt"))
+
+#: Characters of what is kept; a request may be megabytes.
+_MOST_KEPT: Final = 3_000
+
+
+def _judged_without_prompt(
+    request: TextToVideoRequest, provider: Provider, dialect: Dialect
+) -> tuple[Case, tuple[Violation, ...]]:
+    length = len(request.model_name) + len(request.negative_prompt) + len(request.aspect_ratio)
+    if length > _MOST_KEPT or request.multi_prompt or request.voice_list or request.callback_url:
+        return _judge_without_prompt(request, provider, dialect)
+    asked = (provider, dialect, *_beside_prompt(request))
+    return _WITHOUT_PROMPT.answer(asked, lambda: _judge_without_prompt(request, provider, dialect))
+
+
+def _judge_without_prompt(
+    request: TextToVideoRequest, provider: Provider, dialect: Dialect
+) -> tuple[Case, tuple[Violation, ...]]:
     require_dialect(provider, dialect)
-    case = Case.of(request, provider, dialect)
-    return tuple(
+    case = Case.of(request.model_copy(update={"prompt": ""}), provider, dialect)
+    return case, tuple(
         Violation(path, rule.value, message)
         for group in (
             _text,
-            _prompt,
             _negative_prompt,
             _model_name,
             _mode,
@@ -72,16 +99,21 @@ def validate(
 
 def _text(case: Case) -> Iterator[Finding]:
     request = case.request
-    fields = [("prompt", request.prompt), ("negative_prompt", request.negative_prompt)]
+    fields = [("negative_prompt", request.negative_prompt)]
     fields += [(f"multi_prompt[{number}].prompt", shot.prompt) for number, shot in enumerate(request.multi_prompt)]
     fields += [(f"voice_list[{number}].voice_id", voice.voice_id) for number, voice in enumerate(request.voice_list)]
     for path, value in fields:
-        if not is_unicode(value):
-            yield path, Rule.MALFORMED, "Half of a surrogate pair is not a character; remove it."
+        yield from _characters(path, value)
 
 
-def _prompt(case: Case) -> Iterator[Finding]:
-    prompt = case.request.prompt
+def _characters(path: str, value: str) -> Iterator[Finding]:
+    if not is_unicode(value):
+        yield path, Rule.MALFORMED, "Half of a surrogate pair is not a character; remove it."
+
+
+def _prompt(prompt: str, case: Case) -> Iterator[Finding]:
+    """The rules of the prompt of a request that is as ``case`` has it in all else."""
+    yield from _characters("prompt", prompt)
     given = bool(prompt.strip())
     if case.customized and given:
         yield (

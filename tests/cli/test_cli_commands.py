@@ -441,6 +441,14 @@ async def test_the_server_is_the_one_that_the_configuration_names(front: Front, 
     assert (by_file.code, by_variable.code) == (0, 0)
 
 
+@pytest.mark.parametrize(("word", "meant"), [("standard", "std"), ("professional", "pro"), ("1080p", "pro")])
+async def test_what_others_call_a_mode_is_refused_with_the_right_word(word: str, meant: str) -> None:
+    result = await run("quote", "a fox", "--mode", word)
+    assert result.code == 2
+    message = " ".join(result.err.replace("│", "").split())
+    assert f"'{word}' is not a mode; that is '{meant}' here" in message
+
+
 async def test_a_broken_configuration_is_named(tmp_path: Path) -> None:
     result = await run("get", "vt-1", "--config", str(tmp_path / "absent.toml"))
     assert result.code == 4

@@ -270,6 +270,7 @@ async def test_the_shell_completes_models_states_and_tasks(front: Front) -> None
         return out.decode().split()
 
     assert "kling-v3" in await completed("generate --model kling-v")
+    assert await completed("generate --mode p") == ["pro"]
     assert await completed("list --state SUC") == ["SUCCEEDED"]
     assert await completed(f"get --server {front.address} tw") == ["two"]
     assert await completed("get --server 127.0.0.1:1 tw") == []

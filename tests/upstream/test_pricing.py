@@ -9,6 +9,7 @@ from kling_flows.errors import ConfigurationError, InvalidRequest
 from kling_flows.upstream import Dialect, Provider, capability_map, price_list, quote
 
 from .data import request
+from .price_rows import PRICE_ROWS, PriceRow
 
 KLING, COMET = Provider.KLING, Provider.COMETAPI
 LEGACY, STANDARD = Dialect.LEGACY, Dialect.STANDARD
@@ -21,13 +22,25 @@ def units(model: str, mode: str, duration: int, sound: str = "off", voices: bool
     return quote(made, KLING, dialect).units
 
 
-@pytest.mark.parametrize(
-    ("mode", "silent", "sound"), [("std", "0.6", "0.9"), ("pro", "0.8", "1.2"), ("4k", "3.0", "3.0")]
-)
-@pytest.mark.parametrize("duration", [1, 3, 5, 10, 15])
-def test_v3_is_priced_by_the_second(mode: str, silent: str, sound: str, duration: int) -> None:
-    assert units("kling-v3", mode, duration) == Decimal(silent) * duration
-    assert units("kling-v3", mode, duration, "on") == Decimal(sound) * duration
+@pytest.mark.parametrize("row", PRICE_ROWS, ids=str)
+def test_quote_is_the_figure_of_the_fact_sheet(row: PriceRow) -> None:
+    assert units(row.model, row.mode, row.seconds, "on" if row.sound else "off", row.voice) == row.units
+
+
+def test_every_price_that_is_known_is_a_row_of_the_fact_sheet() -> None:
+    known = {
+        (name, mode, heard)
+        for name, row in price_list().model.items()
+        for mode, prices in row.mode.items()
+        for heard in ("silent", "sound", "voice")
+        if getattr(prices, heard) is not None
+    }
+    rows = {(row.model, row.mode, "voice" if row.voice else "sound" if row.sound else "silent") for row in PRICE_ROWS}
+    assert known == {(name, "any" if name.endswith("master") else mode, heard) for name, mode, heard in rows}
+
+
+def test_mode_of_a_model_with_a_single_one_does_not_change_its_price() -> None:
+    assert units("kling-v2-master", "pro", 5) == units("kling-v2-master", "std", 5)
 
 
 @pytest.mark.parametrize(
@@ -58,38 +71,6 @@ def test_v3_clip_of_5_seconds(mode: str, sound: str, expected: str) -> None:
 )
 def test_v3_second_in_usd(mode: str, sound: str, expected: str) -> None:
     assert quote(request(mode=mode, sound=sound, duration=1), KLING).usd == Decimal(expected)
-
-
-@pytest.mark.parametrize("sound", ["off", "on"])
-@pytest.mark.parametrize(
-    ("mode", "duration", "expected"),
-    [("std", 1, "0.8"), ("pro", 1, "1.0"), ("std", 3, "2.4"), ("std", 15, "12"), ("pro", 5, "5")],
-)
-def test_turbo_includes_its_sound(mode: str, duration: int, sound: str, expected: str) -> None:
-    assert units("kling-3.0-turbo", mode, duration, sound) == Decimal(expected)
-
-
-@pytest.mark.parametrize(
-    ("model", "mode", "sound", "voices", "five", "ten"),
-    [
-        ("kling-v2-6", "std", "off", False, "1.5", "3"),
-        ("kling-v2-6", "pro", "off", False, "2.5", "5"),
-        ("kling-v2-6", "pro", "on", False, "5", "10"),
-        ("kling-v2-6", "pro", "on", True, "6", "12"),
-        ("kling-v2-5-turbo", "std", "off", False, "1.5", "3"),
-        ("kling-v2-5-turbo", "pro", "off", False, "2.5", "5"),
-        ("kling-v2-1-master", "std", "off", False, "10", "20"),
-        ("kling-v2-master", "std", "off", False, "10", "20"),
-        ("kling-v2-master", "pro", "off", False, "10", "20"),
-        ("kling-v1-6", "std", "off", False, "2", "4"),
-        ("kling-v1-6", "pro", "off", False, "3.5", "7"),
-        ("kling-v1", "std", "off", False, "1", "2"),
-        ("kling-v1", "pro", "off", False, "3.5", "7"),
-    ],
-)
-def test_clip_is_priced_as_published(model: str, mode: str, sound: str, voices: bool, five: str, ten: str) -> None:
-    assert units(model, mode, 5, sound, voices) == Decimal(five)
-    assert units(model, mode, 10, sound, voices) == Decimal(ten)
 
 
 @pytest.mark.parametrize(("mode", "rate"), [("std", "0.3"), ("pro", "0.5")])
