@@ -75,7 +75,7 @@ faults: $(STAMP) ## Cause every fault with 100 tasks each; ends with the table o
 docs: $(STAMP) ## The documentation site, in site/
 	$(BIN)/mkdocs build --strict
 
-bench: $(STAMP) ## The short benchmark
+bench: $(STAMP) ## The short benchmark, half an hour
 	$(BIN)/python -m benchmarks
 
 bench-full: $(STAMP) ## The scoreboard: all peers under all scenarios, under an hour; writes its page

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from dataclasses import dataclass, replace
+from typing import Final, Generic, Protocol, TypeVar
 
 from benchmarks.figures import Figures
 from benchmarks.front.figures import FrontFigures
+from benchmarks.scale.cells import Dispatch, LedgerKind, cell_name
+from benchmarks.scale.figures import GROWING, CellFigures, ScaleFigures
 from kling_flows.engine.polling import RECONCILE_SECONDS
 
-F = TypeVar("F")
+F = TypeVar("F", contravariant=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,26 @@ class Verdict:
     met: bool
 
 
-_FOR_ALL: Final[Sequence[Aim[Figures]]] = (
+class Counted(Protocol):
+    """Figures of what must never happen."""
+
+    @property
+    def paid_twice(self) -> int:
+        """Charges beyond one per task."""
+        ...
+
+    @property
+    def lost(self) -> int:
+        """Tasks without a video in the archive."""
+        ...
+
+    @property
+    def gaps(self) -> int:
+        """Events that a watch skipped or told twice."""
+        ...
+
+
+_FOR_ALL: Final[Sequence[Aim[Counted]]] = (
     Aim("paid twice", 0, "charges", lambda figures: figures.paid_twice),
     Aim("lost", 0, "tasks", lambda figures: figures.lost),
     Aim("gaps in the watch", 0, "events", lambda figures: figures.gaps),
@@ -56,7 +77,7 @@ def _detection_longest(figures: Figures) -> float | None:
     return figures.detection_seconds.longest if figures.detection_seconds else None
 
 
-_READS: Final = Aim("upstream reads per task", 0.5, "reads", lambda figures: figures.reads_per_task)
+_READS: Final[Aim[Figures]] = Aim("upstream reads per task", 0.5, "reads", lambda figures: figures.reads_per_task)
 
 _POLLED: Final = (Aim("detection lag, p95", 3.5, "s", _detection_p95), _READS)
 
@@ -94,6 +115,62 @@ _FRONT_AIMS: Final[Sequence[Aim[FrontFigures]]] = (
 )
 
 
+#: An exponent above this is no linear growth any more.
+_LINEAR: Final = 1.1
+
+
+def _growth_of(what: str) -> Callable[[CellFigures], float | None]:
+    return lambda cell: cell.growth[what]
+
+
+def _most_calls(cell: CellFigures) -> float | None:
+    known = [step.calls_per_tick_and_batch for step in cell.steps if step.calls_per_tick_and_batch is not None]
+    return max(known) if len(known) == len(cell.steps) else None
+
+
+_SCALE_AIMS: Final[Sequence[Aim[CellFigures]]] = (
+    Aim("not in flight with the others", 0, "tasks", lambda cell: cell.tasks - cell.steps[-1].in_flight),
+    Aim(
+        "start on an idle system, p50",
+        1,
+        "s",
+        lambda cell: cell.idle_start_seconds.p50 if cell.idle_start_seconds else None,
+    ),
+    Aim("calls per tick per 20 tasks, at most", 1.1, "calls", _most_calls),
+    *(Aim(f"growth of {what}", _LINEAR, "exponent", _growth_of(what)) for what in GROWING),
+)
+
+
+def _rss_of_runner(cell: CellFigures) -> float:
+    return cell.rss_most_mib["runner"]
+
+
+def _ms_per_start(cell: CellFigures) -> float | None:
+    return 1_000 / cell.starts_per_second if cell.starts_per_second else None
+
+
+_RUNNER_MEMORY: Final = Aim("RSS of the runner", 400, "MiB", _rss_of_runner)
+
+#: What is aimed at in some cells only.
+_CELL_AIMS: Final[Mapping[str, Sequence[Aim[CellFigures]]]] = {
+    cell_name(LedgerKind.SQLITE, Dispatch.IN_PROCESS): (_RUNNER_MEMORY,),
+    cell_name(LedgerKind.POSTGRESQL, Dispatch.IN_PROCESS): (
+        _RUNNER_MEMORY,
+        # 15 starts a second.
+        Aim("time per start", 1_000 / 15, "ms", _ms_per_start),
+    ),
+}
+
+
+def judge_scale(figures: ScaleFigures) -> list[Verdict]:
+    """Compare the figures of the scenario ``scale`` with its aims, cell by cell."""
+    return [
+        replace(_verdict(aim, aim.figure(cell)), name=f"{cell.name}: {aim.name}")
+        for cell in figures.cells
+        for aim in (*_SCALE_AIMS, *_CELL_AIMS.get(cell.name, ()), *_FOR_ALL)
+    ]
+
+
 def judge_front(figures: FrontFigures) -> list[Verdict]:
     """Compare the figures of the scenario ``front`` with its aims."""
     return [_verdict(aim, aim.figure(figures)) for aim in _FRONT_AIMS]
@@ -104,7 +181,7 @@ def judge(scenario: str, figures: Figures) -> list[Verdict]:
     return [_verdict(aim, aim.figure(figures)) for aim in (*_AIMS.get(scenario, ()), *_FOR_ALL)]
 
 
-def is_dependable(figures: Figures) -> bool:
+def is_dependable(figures: Counted) -> bool:
     """Whether the aims that do not depend on the machine are met."""
     return all(_verdict(aim, aim.figure(figures)).met for aim in _FOR_ALL)
 

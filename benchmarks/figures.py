@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import linear_regression
 from typing import Self
 
 from benchmarks.books import READS, Books
@@ -72,6 +73,28 @@ class Spread:
 def percentile(ordered: Sequence[float], share: float) -> float:
     """The smallest of the values that at least that share of them does not exceed; they come in ascending order."""
     return ordered[max(math.ceil(share * len(ordered)) - 1, 0)]
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """How a total grows with the number of tasks: ``factor * tasks ** exponent``; 1 is linear.
+
+    Args:
+        exponent: The slope on logarithmic scales.
+        factor: At one task.
+    """
+
+    exponent: float
+    factor: float
+
+    @classmethod
+    def of(cls, points: Sequence[tuple[int, float]]) -> Self | None:
+        """The line of least squares through the logarithms of (tasks, total); None if two sizes are not known."""
+        known = [(math.log(tasks), math.log(total)) for tasks, total in points if total > 0]
+        if len({x for x, _ in known}) < 2:
+            return None
+        slope, offset = linear_regression([x for x, _ in known], [y for _, y in known])
+        return cls(slope, math.exp(offset))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +196,7 @@ def calculate(seen: Observed) -> Figures:
         calls_per_task=_calls_per_task(seen, len(finished)),
         reads_per_task=_reads_per_task(seen.before, seen.after, len(finished)),
         flow_runs=len({run for story in seen.stories for run in story.flow_runs}),
-        paid_twice=_paid_twice(seen),
+        paid_twice=paid_twice(seen.before, seen.after, seen.stories),
         lost=len(seen.create_latencies) - len(finished),
         gaps=sum(story.gaps for story in seen.stories),
         plain=_plain(seen.plain) if seen.plain else None,
@@ -223,9 +246,10 @@ def _calls_per_task(seen: Observed, finished: int) -> Mapping[str, float]:
     return {kind: count / finished for kind, count in calls.items()} if finished else {}
 
 
-def _paid_twice(seen: Observed) -> int:
-    charged = seen.after.charged[len(seen.before.charged) :]
-    ours = {story.external_task_id for story in seen.stories}
+def paid_twice(before: Books, after: Books, stories: Iterable[TaskStory]) -> int:
+    """Charges between the two moments beyond one for each of these tasks."""
+    charged = after.charged[len(before.charged) :]
+    ours = {story.external_task_id for story in stories}
     return len(charged) - len(ours.intersection(charged))
 
 

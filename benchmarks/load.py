@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final
 
+import grpc
+
 from benchmarks.scenarios import Scenario
 from benchmarks.watching import LABEL
 from kling_flows.v1.text_to_video_pb2 import TextToVideo
@@ -17,6 +19,12 @@ if TYPE_CHECKING:
     from kling_flows.v1.video_task_service_pb2_grpc import VideoTaskServiceAsyncStub
 
 _CALL_SECONDS: Final = 60.0
+
+
+def open_channel(address: str) -> grpc.aio.Channel:
+    """A channel to a server on this machine; a context manager."""
+    # A proxy from the environment cannot reach this machine's own addresses, and gRPC would ask it all the same.
+    return grpc.aio.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)])
 
 
 class Caller:
@@ -44,14 +52,14 @@ class Caller:
 async def prepare(scenario: Scenario, empty: Caller) -> None:
     """What comes before the load: a burst would disturb the empty handler, so that one gets its burst first."""
     if scenario.rate is None:
-        await _flood(scenario.tasks, scenario.calls_in_flight, empty.create)
+        await flood(scenario.tasks, scenario.calls_in_flight, empty.create)
 
 
 async def drive(scenario: Scenario, product: Caller, empty: Caller) -> float:
     """Create all tasks; answers the seconds from the first call's begin to the last one's end."""
     began = time.perf_counter()
     if scenario.rate is None:
-        await _flood(scenario.tasks, scenario.calls_in_flight, product.create)
+        await flood(scenario.tasks, scenario.calls_in_flight, product.create)
     else:
         await _pace(scenario.tasks, scenario.rate, _pairs(product, empty))
     return time.perf_counter() - began
@@ -76,7 +84,8 @@ async def _pace(count: int, rate: float, action: Callable[[int], Coroutine[Any, 
             group.create_task(action(number))
 
 
-async def _flood(count: int, in_flight: int, action: Callable[[int], Coroutine[Any, Any, None]]) -> None:
+async def flood(count: int, in_flight: int, action: Callable[[int], Coroutine[Any, Any, None]]) -> None:
+    """Call ``action`` with each number below ``count``, so many at a time."""
     numbers = iter(range(count))
 
     async def work() -> None:

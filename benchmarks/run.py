@@ -9,12 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import grpc
 import httpx
 
 from benchmarks.books import read_books
 from benchmarks.figures import Observed
-from benchmarks.load import Caller, drive, prepare
+from benchmarks.load import Caller, drive, open_channel, prepare
 from benchmarks.meter import Meter, since
 from benchmarks.plain import run_plain
 from benchmarks.scenarios import Callbacks, Scenario
@@ -59,17 +58,12 @@ def run(scenario: Scenario, folder: Path) -> Observed:
 async def _run(scenario: Scenario, stack: Stack, folder: Path) -> Observed:
     async with asyncio.TaskGroup() as group:
         checking = group.create_task(_check_forever(stack))
-        async with _channel(stack.front) as front, _channel(stack.empty) as empty:
+        async with open_channel(stack.front) as front, open_channel(stack.empty) as empty:
             observed = await _measure(scenario, stack, VideoTaskServiceStub(front), VideoTaskServiceStub(empty))
         if scenario.plain_poller:
             observed = replace(observed, plain=await run_plain(scenario, stack, folder))
         checking.cancel()
     return observed
-
-
-def _channel(address: str) -> grpc.aio.Channel:
-    # A proxy from the environment cannot reach this machine's own addresses, and gRPC would ask it all the same.
-    return grpc.aio.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)])
 
 
 async def _check_forever(stack: Stack) -> None:

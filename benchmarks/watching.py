@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -66,6 +66,11 @@ class TaskStory:
         return self.state in FINAL_STATES
 
     @property
+    def accepted(self) -> bool:
+        """Whether the provider has it."""
+        return VideoTask.SUBMITTED in self.reached
+
+    @property
     def in_flight(self) -> bool:
         """Whether it is started and has not ended."""
         return VideoTask.SUBMITTING in self.reached and not self.final
@@ -77,6 +82,7 @@ class Watcher:
     def __init__(self) -> None:
         self.stories: dict[str, TaskStory] = {}
         self.in_flight = 0
+        self.accepted = 0
         self.final = 0
         self.events = 0
         self._synced = asyncio.Event()
@@ -101,7 +107,14 @@ class Watcher:
 
     async def all_final(self, tasks: int, patience: float) -> bool:
         """Wait until so many tasks have ended; false if nothing happened to any for ``patience`` seconds."""
-        while self.final < tasks:
+        return await self._count(lambda: self.final, tasks, patience)
+
+    async def all_accepted(self, tasks: int, patience: float) -> bool:
+        """Wait until the provider has so many; false if nothing happened to any for ``patience`` seconds."""
+        return await self._count(lambda: self.accepted, tasks, patience)
+
+    async def _count(self, count: Callable[[], int], tasks: int, patience: float) -> bool:
+        while count() < tasks:
             self._news.clear()
             try:
                 async with asyncio.timeout(patience):
@@ -129,8 +142,10 @@ class Watcher:
         if story is None:
             story = self.stories[task.name] = TaskStory(task.create_time.ToNanoseconds() / 1e9)
         self.in_flight -= story.in_flight
+        self.accepted -= story.accepted
         self.final -= story.final
         story.tell(task)
         self.in_flight += story.in_flight
+        self.accepted += story.accepted
         self.final += story.final
         self.events += 1

@@ -7,20 +7,22 @@ import json
 import os
 import sys
 import tomllib
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import psutil
 import pytest
 
-from benchmarks.peers import aims, page, run
+from benchmarks.figures import Growth
+from benchmarks.peers import aims, page, results, run
 from benchmarks.peers.books import Counts, charges_by_job
-from benchmarks.peers.contract import FOLDER, ContractError, Kind, Peer, peers, read
+from benchmarks.peers.contract import FOLDER, ContractError, Kind, Peer, Process, peers, read
 from benchmarks.peers.environments import Environment
 from benchmarks.peers.feed import Result, Results, job_id
-from benchmarks.peers.figures import FIGURES, Growth, Several, calculate, cpu_per_process
+from benchmarks.peers.figures import FIGURES, Several, calculate, cpu_per_process
 from benchmarks.peers.meter import PeerMeter
 from benchmarks.peers.page import Cell
+from benchmarks.peers.places import Place
 from benchmarks.peers.plan import fitting, plan
 from benchmarks.peers.processes import Command, NotReady
 from benchmarks.peers.proxy import CuttingProxy
@@ -108,6 +110,8 @@ submit = ["true"]"""
         ('restart = ["worker"]', "restart names processes"),
         ('variants = ["careful"]', "variants are plain"),
         ("nonsense = 1", "unknown keys: nonsense"),
+        ("quiet_seconds = 300", "quiet_seconds above 90 and quiet_reason go together"),
+        ("quiet_seconds = 30", "quiet_seconds is at least 90"),
     ],
 )
 def test_a_peer_that_breaks_the_contract_is_named(tmp_path: Path, change: str, words: str) -> None:
@@ -181,13 +185,53 @@ def test_ours_comes_first_and_what_does_not_fit_is_told() -> None:
     assert sum(one.share for one in taken) <= 30 * 60
     assert {one.row.label for one in taken}.isdisjoint(one.row.label for one in left)
     assert len(taken) + len(left) == len(planned)
-    assert all(one.row.scenario.measured for one in planned if one.row.repeat > 1)
+
+
+def test_only_bursts_that_are_quick_are_repeated() -> None:
+    again = {(one.row.scenario.name, one.row.peer.name) for one in plan(peers(), repeats=3) if one.row.repeat == 3}
+    assert {scenario for scenario, _ in again} == {"burst"}
+    assert {"kling-flows", "quickstart-loop-5s", "celery-redis"} <= {peer for _, peer in again}
+    assert not {"temporal", "airflow", "plain-prefect-serve", "plain-prefect-worker"} & {peer for _, peer in again}
+
+
+def test_the_whole_time_has_room_for_ours_and_for_every_peer_in_a_burst_and_under_every_fault() -> None:
+    taken, _ = fitting(plan(peers(), repeats=3), 57 * 60)
+    rows = {(one.row.scenario.name, one.row.peer.name, one.row.variant) for one in taken}
+    faults = [scenario.name for scenario in SCENARIOS.values() if scenario.breaks]
+    measured = [peer for peer in peers() if peer.not_measured is None and not peer.ours and not peer.scenarios]
+    assert {(name, "kling-flows", "plain") for name in SCENARIOS} <= rows
+    for peer in measured:
+        assert {(name, peer.name, "plain") for name in ("burst", "download", *faults)} <= rows
+        assert {(name, peer.name, "careful") for name in ("accept-then-drop", "kill-creating")} <= rows
+
+
+async def test_a_place_can_be_left_before_the_end_and_is_given_back_once() -> None:
+    places = asyncio.Semaphore(1)
+    async with Place(places) as place:
+        assert places.locked()
+        place.leave()
+        place.leave()
+        async with Place(places):
+            assert places.locked()
+    assert not places.locked()
+    await places.acquire()
+    assert places.locked()
 
 
 def test_a_scenario_can_be_asked_for_by_its_family() -> None:
     chosen = {one.row.scenario.name for one in plan(peers(), scenarios=["kill"], tasks=5)}
     assert chosen == {"kill-creating", "kill-polling", "kill-downloading"}
     assert not is_of("burst", ["burst-100"])
+
+
+def test_what_was_written_is_not_missing_any_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "FILES", tmp_path)
+    row = Row(_peer("other"), "plain", SCENARIOS["burst"], 4)
+    assert not results.is_stored(row)
+    written = results.write(row, Environment((), FOLDER), _observed())
+    assert results.is_stored(row)
+    assert not results.is_stored(replace(row, repeat=2))
+    assert [asdict(stored) for stored in results.stored()] == [{**asdict(written), "packages": []}]
 
 
 def test_every_figure_has_an_explanation_for_when_it_is_not_the_best() -> None:
@@ -215,12 +259,22 @@ def test_the_page_marks_the_best_explains_what_is_not_and_lists_what_was_not_mea
             Cell(other, "careful", [_stored(other.name, "careful", "kill-creating", 2)]),
         ],
     }
-    text = page.text(cells, {**SESSION, "left_out": ["paced: other, 5 jobs"], "failed": {"odd": "not installed: no"}})
+    left_out = ["paced: other, 5 jobs", "paced: one, 5 jobs", "burst: other, 5 jobs, repeat 2"]
+    text = page.text(cells, {**SESSION, "left_out": left_out, "failed": {"odd": "not installed: no"}})
     assert "**0.50**" in text
     assert "is 20.0; the best has 10.0." in text
     assert "| other, careful | 1 / 2 of 2 |" in text
-    assert "- paced: other, 5 jobs: left out" in text
+    assert "- paced, left out as the time was over: other, 5 jobs; one, 5 jobs" in text
+    assert "- repeats, left out as the time was over: 1" in text
     assert "- odd: not installed: no" in text
+
+
+def test_the_page_says_who_is_waited_for_longer_and_why() -> None:
+    text = page.text({}, None)
+    patient = [peer for peer in peers() if peer.quiet_reason is not None]
+    assert patient
+    for peer in patient:
+        assert f"- {peer.label}: lost only after {peer.quiet_seconds:g} s, because {peer.quiet_reason}." in text
 
 
 def test_who_lost_something_is_not_the_best() -> None:
@@ -327,3 +381,37 @@ async def test_the_quickstarts_loop_makes_its_videos_and_forgets_the_rest(
     assert (figures["finished"], figures["lost"], figures["doubles"]) == (4, 1, 0)
     assert sum(len(charges) for charges in seen.charges.values()) == 5
     assert len(list((tmp_path / "downloads").iterdir())) == 4
+
+
+def _mute() -> Peer:
+    """It takes jobs and does nothing with them."""
+    script = "import time\nprint('READY', flush=True)\nwhile True: time.sleep(1)"
+    return _peer(
+        "mute",
+        processes={"worker": Process((sys.executable, "-c", script))},
+        submit=(sys.executable, "-c", "import sys; sys.stdin.read()"),
+        restart=("worker",),
+        quiet_seconds=1.5,
+    )
+
+
+async def test_who_only_waits_to_be_given_up_says_so_and_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "_LONGEST_CALMING", 0)
+    monkeypatch.setattr(run, "_IDLE_SECONDS", 0.5)
+    row = Row(_mute(), "plain", SCENARIOS["accept-then-drop"], 2)
+    environment = Environment((Path(sys.executable).parent,), FOLDER)
+    idle = asyncio.Event()
+    seen = await measure(row, environment, tmp_path, tmp_path, limit=60, idle=idle.set)
+    assert idle.is_set()
+    assert seen.gave_up
+    assert calculate(seen)["lost"] == 2
+
+
+async def test_what_the_harness_cuts_short_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "_LONGEST_CALMING", 0)
+    row = Row(replace(_mute(), quiet_seconds=60), "plain", SCENARIOS["accept-then-drop"], 2)
+    environment = Environment((Path(sys.executable).parent,), FOLDER)
+    with pytest.raises(TimeoutError, match=r"^0 of 2 jobs had ended when its 1 s were over$"):
+        await measure(row, environment, tmp_path, tmp_path, limit=1)

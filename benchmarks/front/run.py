@@ -10,11 +10,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
-import grpc
 import psutil
 
 from benchmarks.front.clients import Client, clients
 from benchmarks.front.figures import FrontObserved, Round
+from benchmarks.load import open_channel
 from benchmarks.stack import READY_SECONDS, clean_environment
 from kling_flows.cli.children import Child
 from kling_flows.ledger import Ledger
@@ -85,11 +85,10 @@ async def _run(folder: Path, front: str, empty: str, environment: Mapping[str, s
         await _creates(load, front, empty, seen)
         seen.burst = await _create(load, front, _process_of(_FRONT), "burst", _BURST, _BURST, seconds=_MANY)
     ledger_url = f"sqlite:///{folder / 'state' / 'ledger.db'}"
-    options = [("grpc.enable_http_proxy", 0)]
     async with (
         await Ledger.open(ledger_url) as ledger,
-        grpc.aio.insecure_channel(front, options=options) as channel,
-        grpc.aio.insecure_channel(empty, options=options) as empty_channel,
+        open_channel(front) as channel,
+        open_channel(empty) as empty_channel,
         clients(1, environment) as (prober,),
     ):
         task = await VideoTaskServiceStub(channel).CreateVideoTask(_request())

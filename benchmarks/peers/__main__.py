@@ -10,7 +10,8 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +24,7 @@ from benchmarks.peers import page, results
 from benchmarks.peers.contract import Peer, peers
 from benchmarks.peers.environments import Environment, NotInstalled, cache_folder, install
 from benchmarks.peers.figures import FIGURES
+from benchmarks.peers.places import Place
 from benchmarks.peers.plan import HEAVY_PLACES, LIGHT_PLACES, Planned, fitting, plan
 from benchmarks.peers.processes import NotReady
 from benchmarks.peers.results import Stored
@@ -77,15 +79,16 @@ class Session:
                 self._console.print(f"[red]{peer.name} cannot be installed[/]: {escape(str(error))}")
                 self.failed[peer.name] = f"not installed: {str(error).splitlines()[-1]}"
 
-    async def run(self, *batches: Sequence[Planned]) -> None:
-        """Run one batch after the other: first what can run beside others, several at a time, then the rest one by one.
+    async def run(self, taken: Sequence[Planned], left: Sequence[Planned]) -> None:
+        """Run what was planned: first what can run beside others, several at a time, then the rest one by one.
 
-        What a later batch has runs if the earlier ones were quicker than expected.
+        What is left runs if that was quicker than expected, in its own order.
         """
         own = asyncio.current_task()
         assert own is not None
         for number in _SIGNALS:
             asyncio.get_running_loop().add_signal_handler(number, own.cancel)
+        batches = [taken, *(list(alike) for _, alike in groupby(left, lambda one: one.row.scenario.measured))]
         for batch in batches:
             await self._run_batch([one for one in batch if one.row.peer.name in self._environments])
 
@@ -93,18 +96,19 @@ class Session:
         light, heavy = asyncio.Semaphore(LIGHT_PLACES), asyncio.Semaphore(HEAVY_PLACES)
 
         async def measure_beside(one: Planned) -> None:
-            async with heavy if one.heavy else light:
-                await self._measure(one)
+            async with Place(heavy if one.heavy else light) as place:
+                await self._measure(one, place.leave)
 
+        beside = [one for one in planned if not one.row.scenario.measured]
         async with asyncio.TaskGroup() as group:
-            for one in planned:
-                if not one.row.scenario.measured:
-                    group.create_task(measure_beside(one))
+            # Who may wait longest begins, or all others would wait for it in the end.
+            for one in sorted(beside, key=lambda one: one.row.peer.quiet_seconds, reverse=True):
+                group.create_task(measure_beside(one))
         for one in planned:
             if one.row.scenario.measured:
                 await self._measure(one)
 
-    async def _measure(self, one: Planned) -> None:
+    async def _measure(self, one: Planned, idle: Callable[[], None] = lambda: None) -> None:
         row = one.row
         if one.seconds > self._deadline - time.monotonic():
             self.left_out.append(row.label)
@@ -116,7 +120,7 @@ class Session:
         keep = self._keep
         try:
             async with asyncio.timeout(limit + _AROUND):
-                seen = await measure(row, environment, folder, self._cache, limit)
+                seen = await measure(row, environment, folder, self._cache, limit, idle)
             stored = results.write(row, environment, seen)
             _show(self._console, row.label, stored)
             self.bad |= row.peer.ours and any(stored.figures[name] for name in ("doubles", "lost", "missed"))
@@ -154,10 +158,13 @@ def _run(options: argparse.Namespace, console: Console) -> int:
     began = time.monotonic()
     chosen = [peer for peer in peers() if not options.peer or {peer.name, peer.folder.name} & set(options.peer)]
     planned = plan(chosen, scenarios=options.scenario, tasks=options.tasks, repeats=options.repeats)
+    if options.missing:
+        planned = [one for one in planned if not results.is_stored(one.row)]
     taken, left = fitting(planned, options.minutes * 60)
     _show_plan(console, taken, left, options.minutes)
     if options.plan:
         return 0
+    former = results.session() if options.missing else None
     if options.fresh:
         results.forget()
     session = Session(console, began + options.minutes * 60, keep=options.keep)
@@ -166,6 +173,9 @@ def _run(options: argparse.Namespace, console: Console) -> int:
     if options.write:
         command = shlex.join(["python", "-m", "benchmarks.peers", *options.given])
         minutes = (time.monotonic() - began) / 60
+        if former is not None:
+            command = f"{former['command']}; {command}"
+            minutes += former["minutes"]
         results.write_session(command, minutes, session.left_out, session.failed, session.services.values())
         console.print(f"written: {page.write()}", soft_wrap=True)
     ours = [one.row.label for one in planned if one.row.peer.ours]
@@ -174,10 +184,10 @@ def _run(options: argparse.Namespace, console: Console) -> int:
 
 def _show_plan(console: Console, taken: Sequence[Planned], left: Sequence[Planned], minutes: float) -> None:
     table = Table(title=f"Plan: about {sum(one.share for one in taken) / 60:.0f} of {minutes:g} minutes")
-    for header in ("run", "minutes by itself"):
+    for header in ("run", "takes at most, minutes", "of the whole, minutes"):
         table.add_column(header)
     for one in taken:
-        table.add_row(one.row.label, f"{one.seconds / 60:.1f}")
+        table.add_row(one.row.label, f"{one.seconds / 60:.1f}", f"{one.share / 60:.1f}")
     console.print(table)
     if left:
         console.print("Only if time is left: " + "; ".join(one.row.label for one in left))
@@ -208,10 +218,14 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help=f"only this or this family: {', '.join(SCENARIOS)}",
     )
     parser.add_argument("--tasks", type=int, help="most jobs of each run (default: the scenario's)")
-    parser.add_argument("--repeats", type=int, default=1, help="of what is measured (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=1, help="of the bursts that are quick (default: %(default)s)")
     parser.add_argument("--minutes", type=float, default=57.0, help="for everything (default: %(default)s)")
     parser.add_argument("--write", action="store_true", help="write the page and the plots")
-    parser.add_argument("--fresh", action="store_true", help="forget former results first")
+    former = parser.add_mutually_exclusive_group()
+    former.add_argument("--fresh", action="store_true", help="forget former results first")
+    former.add_argument(
+        "--missing", action="store_true", help="only what has no result yet, to go on after a whole run"
+    )
     parser.add_argument("--plan", action="store_true", help="only show what would be run")
     parser.add_argument("--page-only", action="store_true", help="only write the page, from the results that are there")
     parser.add_argument("--keep", action="store_true", help="keep the data and the logs of every run")

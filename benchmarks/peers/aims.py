@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from benchmarks.figures import Growth
 from benchmarks.peers.contract import OURS, Peer
-from benchmarks.peers.figures import Growth
 from benchmarks.peers.scenarios import SCENARIOS
 
 

@@ -18,6 +18,9 @@ FOLDER: Final = Path(__file__).parent
 #: The folder of the project's own side.
 OURS: Final = "kling-flows"
 
+#: Seconds without any news after which what has not ended counts as lost, unless a peer needs more.
+QUIET_SECONDS: Final = 90.0
+
 #: What can be started for a peer.
 SERVICES: Final = ("redis", "postgres", "temporal")
 
@@ -70,6 +73,10 @@ class Peer:
         settings: More variables for its commands; ``$NAME`` stands for another one.
         parts: Label by a piece of a command line: splits the figures of a process that starts others.
         tasks: Most tasks that fit into the time; None for what its kind can do.
+        seconds_per_job: What one more job takes when all come at once; None for what is usual for its kind.
+        quiet_seconds: Without any news after which what has not ended counts as lost.
+        quiet_reason: Why that is longer than :data:`QUIET_SECONDS`, for the page; None if it is not.
+        remark: What a reader of its figures should know, for the page; None if there is nothing.
         scenarios: Names of the scenarios that it takes part in; all if there are none.
         in_flight: Most tasks that it is asked to have in flight; beyond 1,000 it must be able to.
         not_measured: Why it is not measured; None if it is.
@@ -90,6 +97,10 @@ class Peer:
     settings: Mapping[str, str] = field(default_factory=dict[str, str])
     parts: Mapping[str, str] = field(default_factory=dict[str, str])
     tasks: int | None = None
+    seconds_per_job: float | None = None
+    quiet_seconds: float = QUIET_SECONDS
+    quiet_reason: str | None = None
+    remark: str | None = None
     scenarios: tuple[str, ...] = ()
     in_flight: int = 1_000
     not_measured: str | None = None
@@ -152,6 +163,10 @@ def _peer(folder: Path, document: Mapping[str, Any]) -> Peer:
         settings=dict(document.get("settings", {})),
         parts=dict(document.get("parts", {})),
         tasks=document.get("tasks"),
+        seconds_per_job=document.get("seconds_per_job"),
+        quiet_seconds=document.get("quiet_seconds", QUIET_SECONDS),
+        quiet_reason=document.get("quiet_reason"),
+        remark=document.get("remark"),
         scenarios=tuple(document.get("scenarios", ())),
         in_flight=document.get("in_flight", 1_000),
         not_measured=document.get("not_measured"),
@@ -180,6 +195,11 @@ def _check(peer: Peer, document: Mapping[str, Any]) -> None:
     rule(set(peer.variants) <= {"plain", "careful"} and "plain" in peer.variants, "variants are plain and careful")
     rule(set(peer.restart) <= set(peer.processes), "restart names processes")
     rule(bool(peer.restart) == bool(peer.processes), "restart is missing, or there is no process to restart")
+    rule(
+        (peer.quiet_seconds > QUIET_SECONDS) == (peer.quiet_reason is not None),
+        f"quiet_seconds above {QUIET_SECONDS:g} and quiet_reason go together",
+    )
+    rule(peer.quiet_seconds >= QUIET_SECONDS, f"quiet_seconds is at least {QUIET_SECONDS:g}")
     if peer.environment == "python":
         rule((peer.folder / "requirements.txt").exists(), "environment python needs a requirements.txt")
     if peer.environment == "node":

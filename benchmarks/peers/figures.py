@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -116,28 +115,6 @@ class Several:
         """Of all that are known; None if there are none."""
         known = [value for value in values if value is not None]
         return cls(statistics.median(known), min(known), max(known), len(known)) if known else None
-
-
-@dataclass(frozen=True, slots=True)
-class Growth:
-    """How a total grows with the number of tasks: ``factor * tasks ** exponent``; 1 is linear.
-
-    Args:
-        exponent: The slope on logarithmic scales.
-        factor: At one task.
-    """
-
-    exponent: float
-    factor: float
-
-    @classmethod
-    def of(cls, points: Sequence[tuple[int, float]]) -> Growth | None:
-        """The line of least squares through the logarithms of (tasks, total); None if two sizes are not known."""
-        known = [(math.log(tasks), math.log(total)) for tasks, total in points if total > 0]
-        if len({x for x, _ in known}) < 2:
-            return None
-        slope, offset = statistics.linear_regression([x for x, _ in known], [y for _, y in known])
-        return cls(slope, math.exp(offset))
 
 
 def _lag(at: float, charges: Sequence[Charge]) -> float | None:

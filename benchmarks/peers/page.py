@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.figures import Growth
 from benchmarks.peers import aims, environments, results
 from benchmarks.peers.contract import FOLDER, OURS, Kind, Peer, peers
-from benchmarks.peers.figures import FIGURES, Figure, Growth, Several
+from benchmarks.peers.figures import FIGURES, Figure, Several
 from benchmarks.peers.results import Stored
 from benchmarks.peers.scenarios import SCENARIOS
 
@@ -39,11 +40,18 @@ _READING: Final = """\
 - CPU counts every process that a side needs, databases, brokers and servers included, from the first job to the end.
 - *Plain* is what a tool's documentation shows; *careful* sends the job's id as `external_task_id` and asks for it after
   an unknown outcome, because a careful user could. Ours has no other variant.
-- "Lost" is a job without a whole video when nothing has happened for 90 s; a broker that repeats it after an hour would
-  still come. "Paid twice" is a charge in the stand-in's books beyond one per job.
+- "Lost" is a job without a whole video when nothing has happened for 90 s, or longer where that is said below; a broker
+  that repeats it after an hour would still come. "Paid twice" is a charge in the stand-in's books beyond one per job.
 - A kill ends the process that calls the provider with everything below it; of ours that is all of `kling-flows serve`.
 - **Bold** is the best of a column, among those who lost nothing. Where jobs are fewer than the heading says, more would
-  not have fitted into the time.
+  not have fitted into the time; what servers take without any load is then shared by fewer jobs.
+"""
+
+#: What no run could show, or nobody would believe.
+_NEVER: Final = """\
+- Watches of the others: none has one that can be cut and resumed.
+- Airflow and Prefect alone at ten jobs a second, or with more at once than above: they start a few a second at most.
+- DBOS and Temporal with more than 1,000 in flight: the first videos would be there long before the last was asked for.
 """
 
 
@@ -95,7 +103,7 @@ def write() -> Path:
 
 def text(cells: Cells, session: Mapping[str, Any] | None) -> str:
     """The page."""
-    parts = [_INTRODUCTION, _how(session), "## How to read it\n", _READING]
+    parts = [_INTRODUCTION, _how(session), "## How to read it\n", _READING + _remarks()]
     if cells:
         parts += ["## Aims\n", _aims(cells)]
     for name in ("paced", "burst", "burst-100", "in-flight-5000", "in-flight-10000", "download", "watch"):
@@ -134,6 +142,16 @@ def _cells() -> Cells:
                 if runs := found.get((scenario, name, variant)):
                     cells[scenario].append(Cell(peer, variant, runs))
     return dict(cells)
+
+
+def _remarks() -> str:
+    lines: list[str] = []
+    for peer in peers():
+        if peer.quiet_reason is not None:
+            lines.append(f"- {peer.label}: lost only after {peer.quiet_seconds:g} s, because {peer.quiet_reason}.\n")
+        if peer.remark is not None:
+            lines.append(f"- {peer.label}: {peer.remark}\n")
+    return "".join(lines)
 
 
 def _how(session: Mapping[str, Any] | None) -> str:
@@ -251,7 +269,7 @@ def _growth(cells: Cells) -> str:
 PLOTS: Final = {
     "cpu": "CPU per task under a burst, by process",
     "reads": "Reads at the provider per task under a burst",
-    "growth": "Total CPU by number of tasks",
+    "growth": "Total CPU by number of tasks, with the fitted lines",
 }
 
 
@@ -290,11 +308,13 @@ def _not_measured(session: Mapping[str, Any] | None) -> str:
     if session is not None:
         lines += [f"- {label}: {reason}" for label, reason in session["failed"].items()]
         left = session["left_out"]
-        lines += [f"- {label}: left out, the time was over" for label in left if ", repeat" not in label]
+        rows = [label.split(": ", 1) for label in left if ", repeat" not in label]
+        for scenario in dict.fromkeys(scenario for scenario, _ in rows):
+            who = "; ".join(peer for name, peer in rows if name == scenario)
+            lines.append(f"- {scenario}, left out as the time was over: {who}")
         if repeats := sum(", repeat" in label for label in left):
-            lines.append(f"- {repeats} repeats: left out, the time was over")
-    lines.append("- Watches of the others: none has one that can be cut and resumed.")
-    return "\n".join(lines) + "\n"
+            lines.append(f"- repeats, left out as the time was over: {repeats}")
+    return "\n".join(lines) + f"\n{_NEVER}"
 
 
 def _versions(cells: Cells, session: Mapping[str, Any] | None) -> str:
@@ -308,7 +328,9 @@ def _plotted(cells: Cells) -> Mapping[str, Any]:
     burst = cells.get("burst") or cells.get("burst-100", ())
     reads = {cell.title: several.median for cell in burst if (several := cell.figure("reads_per_task"))}
     growth = {title: points["CPU"] for title, points in growth_points(cells).items()}
-    return {"cpu": {cell.title: cell.runs[0].cpu for cell in burst}, "reads": reads, "growth": growth}
+    fits = {title: [fit.factor, fit.exponent] for title, points in growth.items() if (fit := Growth.of(points))}
+    cpu = {cell.title: cell.runs[0].cpu for cell in burst}
+    return {"cpu": cpu, "reads": reads, "growth": growth, "fits": fits}
 
 
 def markdown(rows: Iterable[Sequence[str]]) -> str:

@@ -3,36 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
-from benchmarks.peers.contract import Kind, Peer
+from benchmarks.peers.contract import OURS, Kind, Peer
 from benchmarks.peers.run import Row
 from benchmarks.peers.scenarios import SCENARIOS, Moment, PeerScenario, is_of
 
 #: Runs whose figures do not depend on the machine's speed that go on at the same time; those are heavy that start
-#: servers of their own which take seconds of CPU.
-LIGHT_PLACES: Final = 4
-HEAVY_PLACES: Final = 2
+#: servers of their own which take seconds of CPU. One that only waits to be given up takes no place.
+LIGHT_PLACES: Final = 3
+HEAVY_PLACES: Final = 3
 _HEAVY: Final = (Kind.OURS, Kind.WORKFLOW)
 
 #: By kind: seconds that everything takes to start and to end; seconds that one more job takes when all come at once.
-_START: Final = {Kind.OURS: 30.0, Kind.LOOP: 12.0, Kind.QUEUE: 18.0, Kind.DURABLE: 22.0, Kind.WORKFLOW: 50.0}
-_PER_JOB: Final = {Kind.OURS: 0.012, Kind.LOOP: 0.008, Kind.QUEUE: 0.025, Kind.DURABLE: 0.03, Kind.WORKFLOW: 1.5}
+_START: Final = {Kind.OURS: 22.0, Kind.LOOP: 8.0, Kind.QUEUE: 10.0, Kind.DURABLE: 12.0, Kind.WORKFLOW: 38.0}
+_PER_JOB: Final = {Kind.OURS: 0.015, Kind.LOOP: 0.003, Kind.QUEUE: 0.003, Kind.DURABLE: 0.075, Kind.WORKFLOW: 1.5}
 
-#: What fits into the time of those that start processes for each job: jobs where it is measured and where it is not,
-#: and the scenarios.
-_WORKFLOW_TASKS: Final = 30
-_WORKFLOW_TASKS_IN_FAULTS: Final = 15
-_WORKFLOW_SCENARIOS: Final = ("burst", "accept-then-drop", "kill")
+#: For what others go on beside: how many times as long it takes; how many seconds of the whole time are its own, by
+#: kind; and which share of the time in which servers of a heavy one only wait.
+_BESIDE: Final = 2.0
+_OWN: Final = {Kind.OURS: 20.0, Kind.LOOP: 3.0, Kind.QUEUE: 4.0, Kind.DURABLE: 10.0, Kind.WORKFLOW: 18.0}
+_OWN_WAITING: Final = 0.1
 
-#: Somebody loses something in most faults, and it takes a while until that is sure.
-_GIVING_UP: Final = 60.0
+#: What fits into the time of those that start processes for each job: the scenarios, and jobs where not all are done.
+_WORKFLOW_SCENARIOS: Final = ("burst", "accept-then-drop", "kill", "download")
+_WORKFLOW_TASKS: Final = {
+    "burst": 20,
+    "accept-then-drop": 10,
+    "kill-creating": 6,
+    "kill-polling": 6,
+    "kill-downloading": 6,
+}
+
+#: Jobs of those who are not ours where each job takes a fixed time by itself.
+_PACED_TASKS: Final = 200
+
+#: Only what takes at most so many seconds is repeated.
+_QUICK: Final = 90.0
 
 #: Beyond so many jobs a peer has to be able to.
 _USUAL: Final = 1_000
 
-#: Lower is more important. Ours is always 0; what is slow, and care where it changes little, counts as less.
+#: How soon each comes; lower is earlier.
 _IMPORTANCE: Final = {
     "burst": 0,
     "accept-then-drop": 1,
@@ -41,11 +54,17 @@ _IMPORTANCE: Final = {
     "kill-downloading": 1,
     "download": 1,
     "watch": 1,
-    "paced": 2,
-    "in-flight-5000": 3,
-    "burst-100": 4,
-    "in-flight-10000": 4,
+    "burst-100": 3,
+    "paced": 4,
+    "in-flight-5000": 7,
+    "in-flight-10000": 8,
 }
+_OURS_AGAIN: Final = 2
+_OTHERS_AGAIN: Final = 5
+_OURS_ELSEWHERE: Final = 6
+
+#: What was created and is waited for or fetched when it is killed is not created again: there care changes little.
+_LATE_CARE: Final = {Kind.LOOP: 1, Kind.QUEUE: 1, Kind.DURABLE: 1, Kind.WORKFLOW: 9}
 _LATE_MOMENTS: Final = (Moment.POLLING, Moment.DOWNLOADING)
 
 
@@ -55,7 +74,7 @@ class Planned:
 
     Args:
         row: What.
-        seconds: How long it may take by itself.
+        seconds: How long it may take.
         share: What it takes of the whole time, as others run beside it.
         importance: Lower is more important.
     """
@@ -63,7 +82,7 @@ class Planned:
     row: Row
     seconds: float
     share: float
-    importance: tuple[int, ...]
+    importance: tuple[int, int]
 
     @property
     def heavy(self) -> bool:
@@ -84,18 +103,18 @@ def plan(
         peers: Who.
         scenarios: Only these, or these families; all if there are none.
         tasks: Most jobs of each run.
-        repeats: Runs of what is measured; what only counts doubles and losses runs once.
+        repeats: Runs of what is quick and worth it; all else runs once.
     """
     chosen = [scenario for scenario in SCENARIOS.values() if not scenarios or is_of(scenario.name, scenarios)]
-    planned = [
-        _planned(Row(peer, variant, scenario, _tasks(peer, scenario, tasks), repeat))
-        for scenario in chosen
-        for peer in peers
-        if peer.not_measured is None and _takes_part(peer, scenario)
-        for variant in peer.variants
-        if variant == "plain" or scenario.breaks
-        for repeat in range(1, (repeats if scenario.measured else 1) + 1)
-    ]
+    planned: list[Planned] = []
+    for scenario in chosen:
+        for peer in peers:
+            if peer.not_measured is not None or not _takes_part(peer, scenario):
+                continue
+            for variant in peer.variants if scenario.breaks else ("plain",):
+                first = _planned(Row(peer, variant, scenario, _tasks(peer, scenario, tasks)))
+                last = repeats if _is_repeated(first) else 1
+                planned += [first, *(_planned(replace(first.row, repeat=repeat)) for repeat in range(2, last + 1))]
     return sorted(planned, key=lambda planned: planned.importance)
 
 
@@ -120,27 +139,42 @@ def _takes_part(peer: Peer, scenario: PeerScenario) -> bool:
     return scenario.tasks <= max(_USUAL, peer.in_flight)
 
 
+def _is_repeated(planned: Planned) -> bool:
+    peer, scenario = planned.row.peer, planned.row.scenario
+    return scenario.repeated and planned.seconds <= _QUICK and (peer.name == OURS or not peer.ours)
+
+
 def _tasks(peer: Peer, scenario: PeerScenario, most: int | None) -> int:
-    usual = None
+    usual = scenario.tasks
     if peer.kind is Kind.WORKFLOW:
-        usual = _WORKFLOW_TASKS if scenario.measured else _WORKFLOW_TASKS_IN_FAULTS
+        usual = _WORKFLOW_TASKS.get(scenario.name, usual)
+    elif scenario.rate and not peer.ours:
+        usual = _PACED_TASKS
     return min(limit for limit in (scenario.tasks, most, peer.tasks or usual) if limit is not None)
 
 
 def _planned(row: Row) -> Planned:
     peer, scenario = row.peer, row.scenario
     paced = row.tasks / scenario.rate if scenario.rate else 0.0
-    load = max(paced, row.tasks * _PER_JOB[peer.kind]) + scenario.seconds[1] + scenario.poll_seconds
-    loses = scenario.breaks and not peer.ours
-    seconds = _START[peer.kind] + load + (_GIVING_UP if loses else 0.0)
-    # Light and heavy ones go on beside each other, which the sum of their shares has to show.
-    share = 1.0 if scenario.measured else 1.0 / (LIGHT_PLACES + HEAVY_PLACES)
-    return Planned(row, seconds, seconds * share, _importance(row))
+    per_job = peer.seconds_per_job or _PER_JOB[peer.kind]
+    load = max(paced, row.tasks * per_job) + scenario.seconds[1] + scenario.poll_seconds
+    # What is killed starts once more.
+    starts = 2 if scenario.kill else 1
+    seconds = starts * _START[peer.kind] + load
+    if scenario.measured:
+        return Planned(row, seconds, seconds, _importance(row))
+    # Without a kill, whoever has lost a job says so.
+    waits = peer.quiet_seconds if scenario.kill and not peer.ours else 0.0
+    own = _OWN[peer.kind] + (_OWN_WAITING * waits if peer.kind in _HEAVY else 0.0)
+    return Planned(row, seconds * _BESIDE + waits, own, _importance(row))
 
 
-def _importance(row: Row) -> tuple[int, ...]:
-    if row.peer.ours:
-        return (row.repeat, 0)
-    late = row.variant == "careful" and row.scenario.kill in _LATE_MOMENTS
-    slow = row.peer.kind is Kind.WORKFLOW and not row.scenario.measured
-    return (row.repeat, _IMPORTANCE[row.scenario.name] + 2 * late + slow)
+def _importance(row: Row) -> tuple[int, int]:
+    if row.peer.name == OURS:
+        return (_OURS_AGAIN if row.repeat > 1 else 0, row.repeat)
+    if row.repeat > 1:
+        return (_OTHERS_AGAIN, row.repeat)
+    if row.variant == "careful" and row.scenario.kill in _LATE_MOMENTS:
+        return (_LATE_CARE[row.peer.kind], row.repeat)
+    importance = _IMPORTANCE[row.scenario.name]
+    return (max(importance, _OURS_ELSEWHERE) if row.peer.ours else importance, row.repeat)

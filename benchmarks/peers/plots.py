@@ -61,14 +61,22 @@ def draw_reads(reads: dict[str, float], file: Path) -> None:
     save(figure, file)
 
 
-def draw_growth(growth: dict[str, list[list[float]]], file: Path) -> None:
+def draw_growth(growth: dict[str, list[list[float]]], fits: dict[str, list[float]], file: Path) -> None:
+    """Points of what was measured; where there are several sizes, the line ``factor * tasks ** exponent`` too."""
     figure, axes = plt.subplots(figsize=(8, 4.5))
-    for name, points in growth.items():
-        width = 2.5 if name == OURS else 1.2
-        axes.plot([tasks for tasks, _ in points], [cpu for _, cpu in points], marker="o", linewidth=width, label=name)
+    colors = plt.get_cmap("tab20").colors
+    for number, (name, points) in enumerate(growth.items()):
+        color = colors[number % len(colors)]
+        sizes = [tasks for tasks, _ in points]
+        axes.plot(sizes, [cpu for _, cpu in points], marker="o", linestyle="", color=color, label=name)
+        if name in fits:
+            factor, exponent = fits[name]
+            width = 2.5 if name == OURS else 1.2
+            ends = [min(sizes), max(sizes)]
+            axes.plot(ends, [factor * end**exponent for end in ends], linewidth=width, color=color)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.legend(fontsize=7, frameon=False)
+    axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     axes.set_xlabel("tasks")
     axes.set_ylabel("CPU s in all")
     save(figure, file)
@@ -79,4 +87,4 @@ if __name__ == "__main__":
     folder = Path(sys.argv[2])
     draw_cpu(data["cpu"], folder / "scoreboard-cpu.svg")
     draw_reads(data["reads"], folder / "scoreboard-reads.svg")
-    draw_growth(data["growth"], folder / "scoreboard-growth.svg")
+    draw_growth(data["growth"], data["fits"], folder / "scoreboard-growth.svg")

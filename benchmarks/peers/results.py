@@ -77,9 +77,13 @@ def write(row: Row, environment: Environment, seen: PeerObserved) -> Stored:
         gave_up=seen.gave_up,
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    file = FILES / row.scenario.name / f"{row.peer.name}-{row.variant}-{row.repeat}.json"
-    _write(file, {name: getattr(stored, name) for name in Stored.__dataclass_fields__})
+    _write(_file(row), {name: getattr(stored, name) for name in Stored.__dataclass_fields__})
     return stored
+
+
+def is_stored(row: Row) -> bool:
+    """Whether a run of the same was written."""
+    return _file(row).exists()
 
 
 def forget() -> None:
@@ -120,6 +124,10 @@ def session() -> Mapping[str, Any] | None:
     """What :func:`write_session` wrote last."""
     file = FILES / _SESSION
     return json.loads(file.read_text()) if file.exists() else None
+
+
+def _file(row: Row) -> Path:
+    return FILES / row.scenario.name / f"{row.peer.name}-{row.variant}-{row.repeat}.json"
 
 
 def _machine() -> Mapping[str, str]:

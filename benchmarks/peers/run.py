@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,9 +28,6 @@ from benchmarks.peers.services import service
 from benchmarks.stack import clean_environment
 from kling_flows.upstream.constants import SANDBOX_API_KEY
 
-#: Seconds without any news after which what has not ended counts as lost.
-QUIET_SECONDS: Final = 90.0
-
 #: Rest after the load, in seconds, in which the last records are written.
 _SETTLE_SECONDS: Final = 3.0
 
@@ -39,6 +36,9 @@ _SETTLE_SECONDS: Final = 3.0
 _CALM_SHARE: Final = 0.15
 _CALM_SECONDS: Final = 3
 _LONGEST_CALMING: Final = 45
+
+#: So long without any news, a run only waits to be given up and leaves the machine to others.
+_IDLE_SECONDS: Final = 30.0
 
 _LOOK_SECONDS: Final = 1.0
 _CLOSE_LOOK_SECONDS: Final = 0.05
@@ -161,12 +161,20 @@ class _Rig:
     upstream: CuttingProxy | None
     watch: CuttingProxy | None
     jobs: Sequence[str]
+    idle: Callable[[], None]
     samples: list[MemorySample] = field(default_factory=list[MemorySample])
     feeding: asyncio.Task[None] | None = None
     killed: bool = False
 
 
-async def measure(row: Row, environment: Environment, folder: Path, cache: Path, limit: float) -> PeerObserved:
+async def measure(
+    row: Row,
+    environment: Environment,
+    folder: Path,
+    cache: Path,
+    limit: float,
+    idle: Callable[[], None] = lambda: None,
+) -> PeerObserved:
     """Run it, with data and logs in ``folder``.
 
     Args:
@@ -175,17 +183,21 @@ async def measure(row: Row, environment: Environment, folder: Path, cache: Path,
         folder: An empty one.
         cache: Where installed programs are kept.
         limit: Most seconds for the load.
+        idle: Called, perhaps again and again, while it only waits to be given up.
 
     Raises:
         NotInstalled: a service cannot be had here.
         NotReady: something did not start.
+        TimeoutError: the load took longer than ``limit``.
     """
-    async with _rig(row, environment, folder, cache) as rig:
+    async with _rig(row, environment, folder, cache, idle) as rig:
         return await _observe(rig, limit)
 
 
 @asynccontextmanager
-async def _rig(row: Row, environment: Environment, folder: Path, cache: Path) -> AsyncGenerator[_Rig]:
+async def _rig(
+    row: Row, environment: Environment, folder: Path, cache: Path, idle: Callable[[], None]
+) -> AsyncGenerator[_Rig]:
     peer, scenario = row.peer, row.scenario
     base = clean_environment(folder)
     state, downloads = folder / "state", folder / "downloads"
@@ -248,6 +260,7 @@ async def _rig(row: Row, environment: Environment, folder: Path, cache: Path) ->
             upstream=upstream,
             watch=watch,
             jobs=[job_id(number) for number in range(row.tasks)],
+            idle=idle,
         )
 
 
@@ -361,14 +374,22 @@ async def _until_quiet(rig: _Rig, began: float, limit: float) -> tuple[bool, flo
             # On a thread: the loop has jobs to feed in time.
             reading = await asyncio.to_thread(rig.meter.read)
             rig.samples.append(MemorySample(counts.in_flight, sum(reading.memory.values())))
-        newest = (counts.tasks, counts.in_flight, counts.downloads, len(results), len(rig.feeder.accepted), rig.killed)
+        # One big download alone takes longer than anything else may stay without news.
+        passed = rig.upstream.passed if rig.upstream else 0
+        accepted = len(rig.feeder.accepted)
+        newest = (counts.tasks, counts.in_flight, counts.downloads, passed, len(results), accepted, rig.killed)
         now = time.monotonic()
         if newest != news:
             news, told_at = newest, now
         if len(results) >= len(rig.jobs):
             return False, told_at - began
-        if now - told_at > QUIET_SECONDS or now - began > limit or not rig.submit.running:
+        if now - told_at > rig.row.peer.quiet_seconds or not rig.submit.running:
             return True, told_at - began
+        if now - began > limit:
+            # What the harness cuts short, the peer has not lost.
+            raise TimeoutError(f"{len(results)} of {len(rig.jobs)} jobs had ended when its {limit:.0f} s were over")
+        if now - told_at > _IDLE_SECONDS:
+            rig.idle()
         if not rig.killed and _moment(rig, counts):
             await _kill(rig)
         await asyncio.sleep(look)

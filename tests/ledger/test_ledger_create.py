@@ -42,7 +42,11 @@ async def test_the_same_request_id_with_another_body_is_refused(ledger: Ledger) 
     await ledger.create(task("t-1"), request_id="r", request_digest="one")
     with pytest.raises(RequestIdReused) as caught:
         await ledger.create(task("t-2"), request_id="r", request_digest="another")
-    assert caught.value.metadata == {"request_id": "r", "video_task": "t-1"}
+    assert caught.value.metadata == {
+        "request_id": "r",
+        "video_task": "t-1",
+        "fields": "video_task.text_to_video.prompt, video_task_id",
+    }
     with pytest.raises(VideoTaskNotFound):
         await ledger.get("t-2")
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from kling_flows.errors import BudgetExceeded, LedgerUnavailable, RequestIdReused, VideoTaskExists
 from kling_flows.ledger import Creation, Ledger, QuoteRecord, VideoTask
+from kling_flows.ledger.batch import Created
 from kling_flows.ledger.gathering import MOST_TOGETHER, Gathering
 from kling_flows.settings import Budget
 
@@ -81,10 +82,10 @@ async def test_a_failed_write_is_told_to_all_and_the_next_ones_are_tried() -> No
         if failing:
             written.set_exception(LedgerUnavailable("locked"))
         else:
-            written.set_result([task("t")])
+            written.set_result(Created([task("t")], ()))
         return written
 
-    gathering = Gathering(write)
+    gathering = Gathering(write, lambda _created: None)
     outcomes = await asyncio.gather(*(gathering.create(Creation(task(name))) for name in "ab"), return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [LedgerUnavailable] * 2
 

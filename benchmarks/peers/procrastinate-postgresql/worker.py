@@ -7,7 +7,7 @@ from pathlib import Path
 from app import app
 
 #: A job waits for its video, so as many run at a time as there may be videos.
-CONCURRENCY = 1_000
+CONCURRENCY = 10_000
 
 
 async def main() -> None:
