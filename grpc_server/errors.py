@@ -26,6 +26,7 @@ from kling_flows.errors import (
     VideoTaskNotFound,
     Violation,
 )
+from kling_flows.upstream import UpstreamError
 from kling_flows.v1.error_reason_pb2 import ErrorReason
 
 #: Seconds after which a caller may try again.
@@ -65,6 +66,10 @@ def status_of(error: KlingFlowsError) -> Status:
     if isinstance(error, BudgetExceeded | RateLimited):
         quota = QuotaFailure()
         quota.violations.add(subject=error.subject, description=_cut(error.message, _MESSAGE_BYTES))
+        extra.append(quota)
+    if isinstance(error, UpstreamError) and error.quota_subject is not None:
+        quota = QuotaFailure()
+        quota.violations.add(subject=error.quota_subject, description=_cut(error.message, _MESSAGE_BYTES))
         extra.append(quota)
     seconds = _retry_seconds(error)
     if seconds:
@@ -112,6 +117,8 @@ def _retry_seconds(error: KlingFlowsError) -> int:
         return QUEUE_FULL_RETRY_SECONDS
     if isinstance(error, RateLimited):
         return math.ceil(error.retry_after)
+    if isinstance(error, UpstreamError):
+        return math.ceil(error.retry_delay or 0)
     return RETRY_SECONDS if error.grpc_code == grpc.StatusCode.UNAVAILABLE.name else 0
 
 

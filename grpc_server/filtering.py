@@ -19,7 +19,7 @@ _MOST_CONDITIONS: Final = 40
 _SHOWN: Final = 30
 
 _CONDITION: Final = re.compile(
-    r"""\s*(?:(?:(?P<word>state|model_name)|labels\.(?P<key>[a-z][a-z0-9_.-]{0,62}))\s*="""
+    r"""\s*(?:(?:(?P<word>state|model_name|tenant)|labels\.(?P<key>[a-z][a-z0-9_.-]{0,62}))\s*="""
     r"""|(?P<time>create_time|end_time)\s*(?P<comparison>[<>]=?))\s*"""
     r"""(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<bare>[A-Za-z0-9_.:/@+-]+))""",
     re.DOTALL,
@@ -51,7 +51,7 @@ class TaskFilter:
         labels: Label keys and the values that they must have.
         model_name: The model that a task must be for; None means any.
         times: What its times must meet.
-        nothing: Conditions contradict each other, so that no task matches.
+        nothing: Conditions contradict each other or name another tenant, so that no task matches.
     """
 
     state: State | None = None
@@ -94,8 +94,11 @@ class TaskFilter:
         )
 
 
-def parse_filter(text: str) -> TaskFilter | Violation:
-    """Read a filter, or say what is wrong with it; an empty one selects everything."""
+def parse_filter(text: str, tenant: str) -> TaskFilter | Violation:
+    """Read a filter of a tenant's, or say what is wrong with it; an empty one selects everything that is theirs.
+
+    One that names another tenant selects nothing, whether there is such a tenant or not.
+    """
     if not text.strip():
         return TaskFilter()
     found = _Conditions()
@@ -111,7 +114,7 @@ def parse_filter(text: str) -> TaskFilter | Violation:
             return violation
         at = match.end()
         if not text[at:].strip():
-            return found.as_filter()
+            return found.as_filter(tenant)
         joint = _AND.match(text, at)
         if joint is None:
             return _unreadable(text, at)
@@ -145,8 +148,8 @@ class _Conditions:
             self._words[match["word"], value] = None
         return None
 
-    def as_filter(self) -> TaskFilter:
-        """All of them together."""
+    def as_filter(self, tenant: str) -> TaskFilter:
+        """All of them together, for a caller of a tenant."""
         words = dict(self._words.keys())
         contradictory = any(len({key for key, _ in pairs}) < len(pairs) for pairs in (self._words, self._labels))
         return TaskFilter(
@@ -154,7 +157,7 @@ class _Conditions:
             labels=tuple(self._labels),
             model_name=words.get("model_name"),
             times=tuple(self._times),
-            nothing=contradictory,
+            nothing=contradictory or words.get("tenant", tenant) != tenant,
         )
 
 
@@ -174,8 +177,8 @@ def _unreadable(text: str, at: int) -> Violation:
     where = f"cannot be read from {rest!r} on" if rest else "ends where a condition is expected"
     return _violation(
         "MALFORMED",
-        f"{where}; write conditions on state, model_name and labels with =, on create_time and end_time with <, <=, "
-        f"> or >=, joined by AND, for example: {EXAMPLE}",
+        f"{where}; write conditions on state, model_name, tenant and labels with =, on create_time and end_time with "
+        f"<, <=, > or >=, joined by AND, for example: {EXAMPLE}",
     )
 
 

@@ -122,6 +122,7 @@ class Hub:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
+        self._following = ledger.follow()
         self._ring: list[Entry] = []
         # Every event with a position in (floor, head] is in the ring.
         self._floor = 0
@@ -218,7 +219,6 @@ class Hub:
 
     async def _follow(self) -> None:
         while True:
-            signal = self._ledger.changes()
             try:
                 behind = await self._pull()
             except Exception as error:
@@ -232,10 +232,10 @@ class Hub:
                 log.info("following the ledger again")
             self.following = True
             if not behind:
-                await signal.wait(_LOOK_SECONDS)
+                await self._following.wait(_LOOK_SECONDS)
 
     async def _pull(self) -> bool:
-        events = await self._ledger.read_events(self.head, _PULL_SIZE)
+        events, behind = await self._following.after(self.head, _PULL_SIZE)
         first: dict[str, int] = {}
         for event in events:
             first.setdefault(event.task.tenant, event.position)
@@ -245,7 +245,7 @@ class Hub:
         if events:
             self.head = events[-1].position
             self._notify()
-        return len(events) == _PULL_SIZE
+        return behind
 
     def _add(self, event: Event) -> None:
         task = event.task

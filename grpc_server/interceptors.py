@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextvars import ContextVar
 from typing import Any, Final, TypeAlias
 
 import grpc
@@ -10,7 +11,7 @@ import structlog
 from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
-from grpc_server.auth.authenticator import Authenticator, check_scope
+from grpc_server.auth.authenticator import Authenticator, Metadata, check_scope
 from grpc_server.auth.identity import Scope, calling
 from grpc_server.errors import internal_status, is_public, new_incident, status_of
 from grpc_server.limits import TenantLimits
@@ -24,6 +25,9 @@ _status_library: Final[Any] = rpc_status
 
 #: The status of what is not meant for callers.
 _INTERNAL: Final = grpc.StatusCode.INTERNAL.name
+
+# gRPC asks for an RPC's handler in the task that runs it, with the metadata; the context makes a new list each time.
+_metadata: Final[ContextVar[Metadata]] = ContextVar("kling-flows-metadata", default=())
 
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 _Context = grpc.aio.ServicerContext[Any, Any]
@@ -51,8 +55,15 @@ SCOPES: Final[Mapping[str, Scope]] = {
 class Guard(grpc.aio.ServerInterceptor):
     """Lets our service's RPCs run for callers that may, and turns every exception into a status.
 
-    Nothing of an unforeseen one reaches the caller. Reflection needs a known caller too; health never does, because
-    probes have no credentials.
+    Nothing of an unforeseen one reaches the caller. Other services need a known caller too.
+
+    Args:
+        service_name: Ours.
+        authenticator: Says who calls.
+        limits: Of each tenant.
+        observation: Told of every RPC of ours.
+        open_services: Those that everybody may call: health, because probes have no credentials.
+        admin_services: Those that need the scope ``admin``, because they show what is of all tenants.
     """
 
     def __init__(
@@ -63,12 +74,14 @@ class Guard(grpc.aio.ServerInterceptor):
         observation: Observation,
         *,
         open_services: Collection[str],
+        admin_services: Collection[str],
     ) -> None:
         self._prefix = f"/{service_name}/"
         self._authenticator = authenticator
         self._limits = limits
         self._observation = observation
         self._open = tuple(f"/{name}/" for name in open_services)
+        self._admin = tuple(f"/{name}/" for name in admin_services)
         self._wrapped: dict[str, _Handler] = {}
 
     async def intercept_service(
@@ -79,6 +92,7 @@ class Guard(grpc.aio.ServerInterceptor):
         """Answer the method's handler, wrapped once for all calls."""
         method = handler_call_details.method
         metadata = handler_call_details.invocation_metadata or ()
+        _metadata.set(metadata)
         if not method.startswith(self._open) and not self._authenticator.may_know(metadata):
             return self._refusing(method)
         wrapped = self._wrapped.get(method)
@@ -99,7 +113,7 @@ class Guard(grpc.aio.ServerInterceptor):
 
         # As if a stream of requests came, of which none is read: no message of strangers is taken into memory.
         async def refuse(_requests: Any, context: _Context) -> None:
-            with self._observation.of(name, context, streaming=False) as rpc:
+            with self._observation.of(name, _metadata.get(), streaming=False) as rpc:
                 try:
                     self._authenticator.identify(context)
                     raise ServerUnavailable("who calls has become known at this moment only; try again")
@@ -125,7 +139,7 @@ class Guard(grpc.aio.ServerInterceptor):
         decode: Any = handler.request_deserializer
 
         async def guarded(encoded: bytes, context: _Context) -> Any:
-            with self._observation.of(name, context, streaming=streaming) as rpc:
+            with self._observation.of(name, _metadata.get(), streaming=streaming) as rpc:
                 try:
                     identity = self._authenticator.identify(context)
                     check_scope(identity, scope, method)
@@ -139,20 +153,30 @@ class Guard(grpc.aio.ServerInterceptor):
         return guarded
 
     def _wrap_foreign(self, handler: _Handler, method: str) -> _Handler:
-        """Reflection: streams both ways, by a library."""
-        behavior: Any = handler.stream_stream
-        if behavior is None:
-            return handler
+        """A library's: reflection streams both ways, channelz's methods are unary."""
+        behavior: Any = handler.stream_stream or handler.unary_unary
+        decode, encode = handler.request_deserializer, handler.response_serializer
 
-        async def guarded(requests: Any, context: _Context) -> Any:
+        async def check(context: _Context) -> None:
             try:
-                self._authenticator.identify(context)
+                identity = self._authenticator.identify(context)
+                if method.startswith(self._admin):
+                    check_scope(identity, Scope.ADMIN, method)
             except KlingFlowsError as error:
                 await _abort(context, method, error)
+
+        async def stream(requests: Any, context: _Context) -> Any:
+            await check(context)
             async for response in behavior(requests, context):
                 yield response
 
-        return grpc.stream_stream_rpc_method_handler(guarded, handler.request_deserializer, handler.response_serializer)
+        async def answer(request: Any, context: _Context) -> Any:
+            await check(context)
+            return await behavior(request, context)
+
+        if handler.stream_stream is not None:
+            return grpc.stream_stream_rpc_method_handler(stream, decode, encode)
+        return grpc.unary_unary_rpc_method_handler(answer, decode, encode)
 
 
 def _decoded(encoded: bytes, decode: Callable[[bytes], Any]) -> Any:

@@ -39,7 +39,7 @@ async def list_page(
     order = " ".join(request.order_by.split())
     if order not in _ORDERS:
         violations.append(Violation("order_by", "WRONG_WORD", "must be 'create_time desc', 'create_time' or empty"))
-    selected = parse_filter(request.filter)
+    selected = parse_filter(request.filter, tenant)
     if isinstance(selected, Violation):
         raise InvalidRequest([*violations, selected])
     if violations:

@@ -11,6 +11,7 @@ from grpc_reflection.v1alpha import reflection
 
 from grpc_server.admission import Admission
 from grpc_server.auth.access import Access, access_of
+from grpc_server.channelz import CHANNELZ_SERVICE_NAME, add_channelz
 from grpc_server.download import Downloads
 from grpc_server.health import HEALTH_SERVICE_NAME, Health
 from grpc_server.hub import Hub
@@ -39,6 +40,9 @@ OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     # By default bursts above about 1,000 calls are shed as CANCELLED, which clients never retry.
     ("grpc.server.max_pending_requests", _MOST_PENDING),
     ("grpc.server.max_pending_requests_hard_limit", _MOST_PENDING),
+    # By default calls that nobody has had time for in half a minute are shed in the same way. How long they may wait is
+    # their callers' to say, by deadlines.
+    ("grpc.server_max_unrequested_time_in_server", 3_600),
     # By default clients that ping more often than every five minutes are cut off.
     # Half of the 10 s that most libraries allow as the least: such a client must never be early.
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
@@ -78,7 +82,8 @@ class Front:
         Without an access file every caller is ``settings.tenant``.
 
         Raises:
-            ConfigurationError: the address cannot be listened on, or no provider is configured.
+            ConfigurationError: the address cannot be listened on, no provider is configured, or channelz is wanted and
+                not installed.
             LedgerUnavailable: the ledger cannot be read.
         """
         terms = Terms.of(settings)
@@ -88,7 +93,14 @@ class Front:
         )
         metrics = _metrics(settings, ledger, access)
         observation = Observation(None if metrics is None else metrics.metrics)
-        guard = Guard(SERVICE_NAME, access.authenticator, limits, observation, open_services=[HEALTH_SERVICE_NAME])
+        guard = Guard(
+            SERVICE_NAME,
+            access.authenticator,
+            limits,
+            observation,
+            open_services=[HEALTH_SERVICE_NAME],
+            admin_services=[CHANNELZ_SERVICE_NAME],
+        )
         shared = settings.fronts > 1
         # Else a second server on the same port would start without an error and take half of the calls.
         options = (*OPTIONS, ("grpc.so_reuseport", int(shared)))
@@ -109,7 +121,10 @@ class Front:
         )
         server.add_generic_rpc_handlers([method_handlers(service)])
         health.add_to(server)
-        names = (SERVICE_NAME, HEALTH_SERVICE_NAME, reflection.SERVICE_NAME)
+        names = [SERVICE_NAME, HEALTH_SERVICE_NAME, reflection.SERVICE_NAME]
+        if settings.channelz:
+            add_channelz(server)
+            names.append(CHANNELZ_SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
         pages = _console(settings, ledger, service, access, limits, tokens, terms)
         http = await _start_http(settings, ledger, metrics, pages)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 from kling_flows.errors import InvalidRequest, Violation
@@ -32,7 +33,7 @@ _SHOT_TYPE_NUMBERS: Final = {kind: pb.TextToVideo.ShotType.ValueType(number) for
 _MOVEMENT_NUMBERS: Final = {move: pb.CameraControl.Type.ValueType(number) for number, move in _MOVEMENTS.items()}
 
 #: Where 0 on the wire means that the caller left it to us: the request model then fills in its own default.
-_ABSENT_IF_ZERO: Final = ("prompt", "negative_prompt", "model_name", "duration", "aspect_ratio", "callback_url")
+_ABSENT_IF_ZERO: Final = ("negative_prompt", "model_name", "duration", "aspect_ratio", "callback_url")
 
 
 def read_spec(spec: pb.TextToVideo) -> tuple[TextToVideoRequest, list[Violation]]:
@@ -40,6 +41,23 @@ def read_spec(spec: pb.TextToVideo) -> tuple[TextToVideoRequest, list[Violation]
 
     A value with a violation is replaced by one that breaks no rule, so that the other rules can still be checked.
     """
+    prompt = spec.prompt
+    spec.ClearField("prompt")
+    encoded = spec.SerializeToString()
+    spec.prompt = prompt
+    read = _read_kept if len(encoded) <= _MOST_KEPT else _read_without_prompt
+    request, violations = read(encoded)
+    if request is None:
+        return TextToVideoRequest(prompt="-"), [*violations]
+    return request.model_copy(update={"prompt": prompt}), [*violations]
+
+
+#: Bytes of a spec that is kept, without its prompt; it may be megabytes.
+_MOST_KEPT: Final = 256
+
+
+def _read_without_prompt(encoded: bytes) -> tuple[TextToVideoRequest | None, tuple[Violation, ...]]:
+    spec = pb.TextToVideo.FromString(encoded)
     violations: list[Violation] = []
     data: dict[str, Any] = {name: value for name in _ABSENT_IF_ZERO if (value := getattr(spec, name))}
     if spec.HasField("cfg_scale"):
@@ -61,9 +79,13 @@ def read_spec(spec: pb.TextToVideo) -> tuple[TextToVideoRequest, list[Violation]
     if spec.HasField("watermark_info"):
         data["watermark_info"] = {"enabled": spec.watermark_info.enabled}
     try:
-        return parse_request(data), violations
+        return parse_request(data), tuple(violations)
     except InvalidRequest as error:
-        return TextToVideoRequest(prompt="-"), [*violations, *error.violations]
+        return None, (*violations, *error.violations)
+
+
+#: Most callers' specs differ in nothing but their prompts.
+_read_kept: Final = lru_cache(maxsize=512)(_read_without_prompt)
 
 
 def _read_camera(control: pb.CameraControl, violations: list[Violation]) -> dict[str, Any]:

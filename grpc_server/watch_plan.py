@@ -54,7 +54,7 @@ def parse_watch(request: WatchVideoTasksRequest, tenant: str) -> WatchPlan:
     """
     violations: list[Violation] = []
     full = parse_view(request.view, violations)
-    task_filter = parse_filter(request.filter)
+    task_filter = parse_filter(request.filter, tenant)
     if isinstance(task_filter, Violation):
         violations.append(task_filter)
         task_filter = TaskFilter()

@@ -32,12 +32,31 @@ _NAME_IN_TEXT: Final = re.compile(rf"(videoTasks/[a-z][a-z0-9-]*){_MARK}\b")
 RUNNER_PREFIX: Final = "run-"
 
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
+_PAIRS: Final = [first + second for first in _ALPHABET for second in _ALPHABET]
 
 
 def new_task_id() -> str:
     """A fresh id: ``vt-`` and 26 characters that sort by time."""
-    number = (int(time.time() * 1000) << 80) | int.from_bytes(os.urandom(10), "big")
-    return MADE_PREFIX + "".join(_ALPHABET[(number >> shift) & 31] for shift in range(125, -1, -5))
+    number = (int(time.time() * 1000) << 80) | int.from_bytes(_random_bytes(), "big")
+    return MADE_PREFIX + "".join([_PAIRS[(number >> shift) & 1023] for shift in range(120, -1, -10)])
+
+
+#: Not used yet. The system is asked for many at a time: it lets go of the interpreter for each time that it is.
+_unused: Final[list[bytes]] = []
+_RANDOM_BYTES: Final = 10
+_ASKED_FOR: Final = 256
+
+# Else a child would give out its parent's.
+os.register_at_fork(after_in_child=_unused.clear)
+
+
+def _random_bytes() -> bytes:
+    while True:
+        try:
+            return _unused.pop()
+        except IndexError:
+            block = os.urandom(_RANDOM_BYTES * _ASKED_FOR)
+            _unused.extend(block[start : start + _RANDOM_BYTES] for start in range(0, len(block), _RANDOM_BYTES))
 
 
 def ledger_task_id(tenant: str, task_id: str) -> str:

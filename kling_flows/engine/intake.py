@@ -6,13 +6,14 @@ import hashlib
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Final
 
 from kling_flows.engine.identity import check_task_id, new_task_id
 from kling_flows.errors import InvalidRequest, Violation
 from kling_flows.ledger import LateVideo, QuoteRecord, State, VideoTask
 from kling_flows.telemetry.trace_context import current_traceparent
-from kling_flows.upstream import Dialect, Provider, TextToVideoRequest, quote, validate
+from kling_flows.upstream import Dialect, Provider, Quote, TextToVideoRequest, quote, validate
 
 LABEL_LIMIT: Final = 32
 _LABEL_KEY: Final = re.compile(r"[a-z][a-z0-9_.-]{0,62}")
@@ -67,7 +68,8 @@ def new_video_task(
         Violation(f"{REQUEST_PATH}.{violation.field}", violation.rule, violation.message)
         for violation in validate(request, provider, dialect)
     ]
-    violations.extend(_check_labels(labels))
+    if labels:
+        violations.extend(_check_labels(labels))
     if task_id and (violation := check_task_id(task_id, "video_task_id")):
         violations.append(violation)
     if request_id and not _REQUEST_ID.fullmatch(request_id):
@@ -120,6 +122,11 @@ def _quote(request: TextToVideoRequest, provider: Provider, dialect: Dialect) ->
     except InvalidRequest:
         # No price is published. It may be asked for all the same, except where a budget has to vouch for it.
         return None
+    return _quote_record(found)
+
+
+@lru_cache
+def _quote_record(found: Quote) -> QuoteRecord:
     return QuoteRecord(units=f"{found.units:f}", usd=f"{found.usd:f}", uncertain=found.uncertain)
 
 

@@ -13,8 +13,7 @@ from prefect import Flow
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.objects import State as PrefectState
 
-from kling_flows.engine.identity import ledger_task_id
-from kling_flows.flows.runs import CANCELLED_IN_PREFECT, cancel_video_tasks, video_task_ids
+from kling_flows.flows.runs import CANCELLED_IN_PREFECT, cancel_video_tasks, video_tasks_in
 from kling_flows.ledger import Ledger
 from kling_flows.settings import Settings
 
@@ -31,10 +30,7 @@ async def cancel_videos(flow: Flow[..., Any], flow_run: FlowRun, state: PrefectS
     """
     settings = Settings.load()
     async with await Ledger.open(settings.ledger_address) as ledger:
-        for named in video_task_ids(flow_run):
-            for task_id in dict.fromkeys((named, ledger_task_id(settings.tenant, named))):
-                tasks = await cancel_video_tasks(ledger, [task_id])
-                if tasks:
-                    facts = {"video_task": task_id, "state": str(tasks[0].state)}
-                    log.info(CANCELLED_IN_PREFECT, flow_run=str(flow_run.id), **facts)
-                    break
+        tasks = await video_tasks_in(ledger, flow_run, settings.tenant)
+        tasks = await cancel_video_tasks(ledger, [task.id for task in tasks])
+    for task in tasks:
+        log.info(CANCELLED_IN_PREFECT, flow_run=str(flow_run.id), video_task=task.id, state=str(task.state))

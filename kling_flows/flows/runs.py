@@ -21,6 +21,8 @@ from kling_flows.engine.cancel import cancelled
 from kling_flows.engine.engine import Engine
 from kling_flows.errors import VideoTaskNotFound
 from kling_flows.ledger import Ledger, State, VideoTask
+from kling_flows.shown.words import tenants_of
+from kling_flows.steps import known_task
 
 log = structlog.get_logger(__name__)
 
@@ -44,14 +46,21 @@ def video_task_ids(run: FlowRun) -> list[str]:
 
 
 async def known_video_tasks(engine: Engine, run: FlowRun) -> list[VideoTask]:
-    """Those of a run's video tasks that are in this ledger."""
-    tasks: list[VideoTask] = []
-    for task_id in video_task_ids(run):
-        try:
-            tasks.append(await engine.ledger.get(task_id))
-        except VideoTaskNotFound:
-            continue
-    return tasks
+    """Those of a run's video tasks that are in the engine's ledger."""
+    return await video_tasks_in(engine.ledger, run, engine.settings.tenant)
+
+
+async def video_tasks_in(ledger: Ledger, run: FlowRun, tenant: str) -> list[VideoTask]:
+    """Those of a run's video tasks that are in a ledger.
+
+    Args:
+        ledger: The ledger.
+        run: Names them by their ids there, or as a tenant does: this one, or one that the run's tags tell of.
+        tenant: The tenant of this process.
+    """
+    tenants = dict.fromkeys((tenant, *tenants_of(run.tags)))
+    named = [await known_task(ledger, name, tenants, str(run.id)) for name in video_task_ids(run)]
+    return list({task.id: task for task in named if task is not None}.values())
 
 
 async def cancel_video_tasks(ledger: Ledger, ids: Iterable[str]) -> list[VideoTask]:

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, bindparam, func, insert, select
 from kling_flows.errors import KlingFlowsError
 from kling_flows.ledger.dialects import copy_without_gaps, insert_many_or_nothing
 from kling_flows.ledger.operations import create, label_rows, new_row
-from kling_flows.ledger.records import State, VideoTask
+from kling_flows.ledger.records import Event, State, VideoTask
 from kling_flows.ledger.schema import events, labels, video_tasks
 from kling_flows.ledger.spending import book_new
 from kling_flows.settings import Budget
@@ -39,6 +39,19 @@ class Creation:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Created:
+    """What came of several creates.
+
+    Args:
+        outcomes: The task of each, or why there is none.
+        events: Some of the events that were written, the first ones of the operation, in their order.
+    """
+
+    outcomes: list[VideoTask | KlingFlowsError]
+    events: Sequence[Event]
+
+
 class CreationRefused(Exception):
     """One of several creates that stand or fall together was refused; carries which one, and why.
 
@@ -51,38 +64,42 @@ class CreationRefused(Exception):
         self.error = error
 
 
-def create_each(conn: Connection, creations: Sequence[Creation]) -> list[VideoTask | KlingFlowsError]:
+def create_each(conn: Connection, creations: Sequence[Creation]) -> Created:
     """Create those that can be; of the others, why not."""
     made = _create_together(conn, creations)
-    return [
+    outcomes = [
         creation.task if number in made else _create_or_tell(conn, creation)
         for number, creation in enumerate(creations)
     ]
+    return Created(outcomes, tuple(made.values()))
 
 
-def _create_together(conn: Connection, creations: Sequence[Creation]) -> set[int]:
+def _create_together(conn: Connection, creations: Sequence[Creation]) -> dict[int, Event]:
     """Create the plain ones with a statement a table, where one for each task costs a multiple; says which were."""
     rows: dict[int, dict[str, Any]] = {}
     for number, creation in _first_of_each_key(creations):
         document = creation.task.model_dump_json(exclude_defaults=True)
         rows[number] = new_row(creation.task, document, creation.request_id, creation.request_digest)
     if not rows:
-        return set()
+        return {}
     before = conn.execute(_NEWEST).scalar_one()
     insert_many_or_nothing(conn, video_tasks, list(rows.values()))
     made = _made(conn, rows, before)
     if not made:
-        return set()
+        return {}
     conn.execute(_first_events(conn.dialect.name), {"before": before})
+    first = conn.execute(_LAST_POSITION).scalar_one() - len(made) + 1
     tasks = [creations[number].task for number in made]
     book_new(conn, tasks)
     if any(task.labels for task in tasks):
         seqs: Mapping[str, int] = {row.id: row.seq for row in conn.execute(_IDS, {"before": before})}
         conn.execute(insert(labels), [row for task in tasks for row in label_rows(seqs[task.id], task)])
-    return made
+    numbered = zip(made, tasks, strict=True)
+    return {number: Event(position=first + place, task=task) for place, (number, task) in enumerate(numbered)}
 
 
 _NEWEST: Final = select(func.coalesce(func.max(video_tasks.c.seq), 0))
+_LAST_POSITION: Final = select(func.max(events.c.position))
 
 # Nobody else writes before the end of the transaction: what is newer is what it has made.
 _NEWER: Final = video_tasks.c.seq > bindparam("before")
@@ -103,12 +120,12 @@ def _first_events(dialect: str) -> Any:
     )
 
 
-def _made(conn: Connection, rows: Mapping[int, Mapping[str, Any]], before: int) -> set[int]:
-    """The numbers of those whose rows were inserted."""
+def _made(conn: Connection, rows: Mapping[int, Mapping[str, Any]], before: int) -> list[int]:
+    """The numbers of those whose rows were inserted, in their order."""
     if conn.execute(_COUNT, {"before": before}).scalar_one() == len(rows):
-        return set(rows)
+        return list(rows)
     ids = {row.id for row in conn.execute(_IDS, {"before": before})}
-    return {number for number, row in rows.items() if row["id"] in ids}
+    return [number for number, row in rows.items() if row["id"] in ids]
 
 
 def _first_of_each_key(creations: Sequence[Creation]) -> Iterable[tuple[int, Creation]]:

@@ -14,9 +14,10 @@ from sqlalchemy import Connection
 from kling_flows.errors import KlingFlowsError, VideoTaskExists
 from kling_flows.ledger import adoption, callbacks, claims, deadlines, operations
 from kling_flows.ledger.backend import Backend
-from kling_flows.ledger.batch import Creation, CreationRefused, create_all, create_each
+from kling_flows.ledger.batch import Created, Creation, CreationRefused, create_all, create_each
 from kling_flows.ledger.callbacks import Delivery, DeliveryState, Hint
 from kling_flows.ledger.figures import Figures, read_figures
+from kling_flows.ledger.following import Following
 from kling_flows.ledger.gathering import Gathering
 from kling_flows.ledger.migrate import read_schema
 from kling_flows.ledger.opening import open_backend
@@ -40,7 +41,8 @@ class Ledger:
 
     def __init__(self, backend: Backend, facts: dict[str, str]) -> None:
         self._backend = backend
-        self._gathering = Gathering(backend.write)
+        self._followers: list[Following] = []
+        self._gathering = Gathering(backend.write, self._note)
         self._changed = asyncio.Event()
         self._changed_by_others = asyncio.Event()
         self._line_moves = asyncio.Event()
@@ -79,6 +81,7 @@ class Ledger:
 
     async def close(self) -> None:
         """Finish the writes that wait, then close."""
+        self._gathering.hurry()
         await self._backend.close()
 
     async def __aenter__(self) -> Self:
@@ -93,9 +96,20 @@ class Ledger:
         self._changed.set()
         self._changed = asyncio.Event()
         if foreign:
+            self._miss()
             self._changed_by_others.set()
             self._changed_by_others = asyncio.Event()
             self._move_line()
+
+    def _note(self, created: Created) -> None:
+        for following in self._followers:
+            following.note(created.events)
+            if len(created.events) < len(created.outcomes):
+                following.miss()
+
+    def _miss(self, _written: object = None) -> None:
+        for following in self._followers:
+            following.miss()
 
     def _move_line(self) -> None:
         self._line_moves.set()
@@ -132,7 +146,7 @@ class Ledger:
 
     async def create_each(self, creations: Sequence[Creation]) -> list[VideoTask | KlingFlowsError]:
         """See :func:`batch.create_each`."""
-        return await self._write(lambda c: create_each(c, creations))
+        return (await self._write(lambda c: create_each(c, creations))).outcomes
 
     async def create_all(self, creations: Sequence[Creation]) -> list[VideoTask]:
         """Create all, or none.
@@ -315,6 +329,12 @@ class Ledger:
         rows: list[tuple[int, str]] = await self._read(lambda c: operations.read_events(c, after, limit))
         return [Event(position=position, task=VideoTask.model_validate_json(doc)) for position, doc in rows]
 
+    def follow(self) -> Following:
+        """The log, for one who follows it as long as the ledger is open."""
+        following = Following(lambda after, limit: self.read_events(after, limit))
+        self._followers.append(following)
+        return following
+
     async def read_history(self, task_id: str) -> Sequence[Event]:
         """All events of one task, in their order."""
         return await self._read(lambda c: operations.read_history(c, task_id))
@@ -417,7 +437,9 @@ class Ledger:
 
     async def _write(self, operation: Callable[[Connection], T]) -> T:
         with span("ledger write"):
-            return await self._backend.write(operation)
+            written = self._backend.write(operation)
+            written.add_done_callback(self._miss)
+            return await written
 
     async def _read(self, operation: Callable[[Connection], T]) -> T:
         return await self._backend.read(operation)

@@ -6,7 +6,7 @@ They are synchronous and may be run again on a fresh transaction, so they touch 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any, Final
@@ -175,12 +175,27 @@ def _earlier(conn: Connection, task: VideoTask, request_id: str, request_digest:
         return None
     found = VideoTask.model_validate_json(row.document)
     if row.request_digest != request_digest:
+        fields = ", ".join(_differences(found, task))
+        what = f"with another {fields}" if fields else "with another body"
         raise RequestIdReused(
-            f"request_id {request_id!r} was used for videoTasks/{found.id} with another body; "
+            f"request_id {request_id!r} was used for videoTasks/{found.id} {what}; "
             "send a new request_id for a new video, or repeat the body unchanged",
-            metadata={"request_id": request_id, "video_task": found.id},
+            metadata={"request_id": request_id, "video_task": found.id, "fields": fields},
         )
     return found
+
+
+def _differences(found: VideoTask, task: VideoTask) -> Iterator[str]:
+    """The fields of a create that two tasks were not given alike; never what stands in them."""
+    for name in type(task.request).model_fields:
+        if getattr(found.request, name) != getattr(task.request, name):
+            yield f"video_task.text_to_video.{name}"
+    for name in ("labels", "priority", "deadline", "on_deadline"):
+        if getattr(found, name) != getattr(task, name):
+            yield f"video_task.{name}"
+    # Ids that nobody has chosen always differ; `kling_flows.engine.identity` makes them so.
+    if found.id != task.id and not (found.id.startswith("vt-") and task.id.startswith("vt-")):
+        yield "video_task_id"
 
 
 def get(conn: Connection, task_id: str, *, tenant: str | None = None) -> VideoTask:

@@ -6,7 +6,7 @@ difference that it makes.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -82,8 +82,12 @@ def charge(task: VideoTask) -> Charge:
         return _settled(task, _figure(upstream) or Decimal(0))
     if task.state.final and not was_sent(task):
         return Charge()
-    units, usd = _quoted(task)
-    return Charge(reserved_milliunits=_whole(units, _MILLI), reserved_microusd=_whole(usd, _MICRO))
+    return Charge() if task.quote is None else _reserved(task.quote.units, task.quote.usd)
+
+
+@lru_cache
+def _reserved(units: str, usd: str) -> Charge:
+    return Charge(reserved_milliunits=_whole(Decimal(units), _MILLI), reserved_microusd=_whole(Decimal(usd), _MICRO))
 
 
 def was_sent(task: VideoTask) -> bool:
@@ -113,9 +117,8 @@ def book(conn: Connection, before: VideoTask | None, after: VideoTask) -> None:
 def book_new(conn: Connection, tasks: Iterable[VideoTask]) -> None:
     """Add what new tasks reserve, each sum once."""
     sums: defaultdict[tuple[str, str, str], Charge] = defaultdict(Charge)
-    for task in tasks:
-        place = _place(task)
-        sums[place] = sums[place].plus(charge(task))
+    for (place, amounts), count in Counter((_place(task), charge(task)) for task in tasks).items():
+        sums[place] = sums[place].plus(Charge(*(count * amount for amount in amounts)))
     for place, amounts in sums.items():
         if any(amounts):
             _add(conn, place, amounts)

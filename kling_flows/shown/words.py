@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any, Final
 
 from kling_flows.engine.identity import public_task_id
 from kling_flows.ledger import VideoTask
+
+_TENANT_TAG: Final = "tenant:"
 
 _PROMPT_LENGTH: Final = 200
 _NOT_A_KEY: Final = re.compile(r"[^a-z0-9]+")
@@ -14,7 +17,12 @@ _NOT_A_KEY: Final = re.compile(r"[^a-z0-9]+")
 
 def tags_of(task: VideoTask) -> list[str]:
     """What the flow run of a task is found by."""
-    return [f"model:{task.request.model_name}", f"mode:{task.request.mode}", f"tenant:{task.tenant}"]
+    return [f"model:{task.request.model_name}", f"mode:{task.request.mode}", f"{_TENANT_TAG}{task.tenant}"]
+
+
+def tenants_of(tags: Iterable[str]) -> list[str]:
+    """The tenants that a flow run's tags tell of."""
+    return [tag.removeprefix(_TENANT_TAG) for tag in tags if tag.startswith(_TENANT_TAG)]
 
 
 def artifact_key(*parts: str) -> str:

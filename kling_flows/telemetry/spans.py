@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Final, Protocol
@@ -44,6 +44,14 @@ class Span(Protocol):
 
 
 class _Unrecorded:
+    """A span that nobody records; it may be entered by many at a time."""
+
+    def __enter__(self) -> Span:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        return
+
     def set(self, name: str, value: Value) -> None:
         return
 
@@ -66,7 +74,6 @@ def recording(recorder: SdkRecorder) -> Generator[None]:
         _recorders.remove(recorder)
 
 
-@contextmanager
 def span(
     name: str,
     *,
@@ -75,7 +82,7 @@ def span(
     root: bool = False,
     links: Sequence[TraceContext] = (),
     attributes: Mapping[str, Value] | None = None,
-) -> Generator[Span]:
+) -> AbstractContextManager[Span]:
     """Do what runs inside as a part of a trace.
 
     Args:
@@ -88,13 +95,20 @@ def span(
     """
     around = parent or current_trace()
     if not _recorders or (around is None and not root):
-        if parent is None:
-            yield _UNRECORDED
-            return
-        with within(parent):
-            yield _UNRECORDED
-        return
-    timed = _recorders[-1].begin(name, around, remote=parent is not None, kind=kind, links=links, attributes=attributes)
+        return _UNRECORDED if parent is None else _unrecorded_within(parent)
+    return _recorded(
+        _recorders[-1].begin(name, around, remote=parent is not None, kind=kind, links=links, attributes=attributes)
+    )
+
+
+@contextmanager
+def _unrecorded_within(place: TraceContext) -> Generator[Span]:
+    with within(place):
+        yield _UNRECORDED
+
+
+@contextmanager
+def _recorded(timed: RecordedSpan) -> Generator[Span]:
     with within(timed.place):
         try:
             yield timed

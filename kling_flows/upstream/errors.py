@@ -86,11 +86,6 @@ class UpstreamError(KlingFlowsError):
             return None
         return self.default_backoff if self.retry_after is None else self.retry_after
 
-    @property
-    def quota_description(self) -> str | None:
-        """What has run out and what to do about it, for people; ``None`` if it is no matter of a quota."""
-        return None if self.quota_subject is None else self.message
-
 
 class UpstreamInvalid(UpstreamError):
     """The request itself is wrong; the same request will be refused again."""

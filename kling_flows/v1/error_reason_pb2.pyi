@@ -63,7 +63,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     UPSTREAM_AUTH: _ErrorReason.ValueType  # 19
     """FAILED_PRECONDITION: the provider refused our key."""
     UPSTREAM_BILLING: _ErrorReason.ValueType  # 20
-    """RESOURCE_EXHAUSTED: the account at the provider has no units left."""
+    """RESOURCE_EXHAUSTED: the account at the provider has no units left; with `google.rpc.QuotaFailure`, subject
+    `account:units`.
+    """
     UPSTREAM_PERMISSION: _ErrorReason.ValueType  # 21
     """PERMISSION_DENIED: the account may not use this model."""
     UPSTREAM_POLICY: _ErrorReason.ValueType  # 22
@@ -71,7 +73,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     UPSTREAM_THROTTLED: _ErrorReason.ValueType  # 23
     """UNAVAILABLE: too many requests; we wait and repeat."""
     UPSTREAM_CONCURRENCY: _ErrorReason.ValueType  # 24
-    """UNAVAILABLE: the account's slots are all taken; we wait and repeat."""
+    """UNAVAILABLE: the account's slots are all taken; we wait and repeat. With `google.rpc.QuotaFailure`, subject
+    `account:concurrent-tasks`.
+    """
     UPSTREAM_UNAVAILABLE: _ErrorReason.ValueType  # 25
     """UNAVAILABLE: the provider cannot be reached or has an internal error; we repeat."""
     UPSTREAM_AMBIGUOUS: _ErrorReason.ValueType  # 26
@@ -145,7 +149,9 @@ UPSTREAM_INVALID: ErrorReason.ValueType  # 18
 UPSTREAM_AUTH: ErrorReason.ValueType  # 19
 """FAILED_PRECONDITION: the provider refused our key."""
 UPSTREAM_BILLING: ErrorReason.ValueType  # 20
-"""RESOURCE_EXHAUSTED: the account at the provider has no units left."""
+"""RESOURCE_EXHAUSTED: the account at the provider has no units left; with `google.rpc.QuotaFailure`, subject
+`account:units`.
+"""
 UPSTREAM_PERMISSION: ErrorReason.ValueType  # 21
 """PERMISSION_DENIED: the account may not use this model."""
 UPSTREAM_POLICY: ErrorReason.ValueType  # 22
@@ -153,7 +159,9 @@ UPSTREAM_POLICY: ErrorReason.ValueType  # 22
 UPSTREAM_THROTTLED: ErrorReason.ValueType  # 23
 """UNAVAILABLE: too many requests; we wait and repeat."""
 UPSTREAM_CONCURRENCY: ErrorReason.ValueType  # 24
-"""UNAVAILABLE: the account's slots are all taken; we wait and repeat."""
+"""UNAVAILABLE: the account's slots are all taken; we wait and repeat. With `google.rpc.QuotaFailure`, subject
+`account:concurrent-tasks`.
+"""
 UPSTREAM_UNAVAILABLE: ErrorReason.ValueType  # 25
 """UNAVAILABLE: the provider cannot be reached or has an internal error; we repeat."""
 UPSTREAM_AMBIGUOUS: ErrorReason.ValueType  # 26

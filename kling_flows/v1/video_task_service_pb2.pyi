@@ -300,8 +300,9 @@ class ListVideoTasksRequest(_message.Message):
     page_token: _builtins.str
     """`next_page_token` of the page before; all other fields but `page_size` must be as they were."""
     filter: _builtins.str
-    """Conditions joined by AND: `state = SUCCEEDED`, `labels.team = "ads"`, `model_name = "kling-v3"`, and the times
-    `create_time` and `end_time` with `<`, `<=`, `>`, `>=`, for example `create_time >= "2026-11-01T00:00:00Z"`.
+    """Conditions joined by AND: `state = SUCCEEDED`, `labels.team = "ads"`, `model_name = "kling-v3"`, `tenant = "ads"`
+    (another's selects nothing), and the times `create_time` and `end_time` with `<`, `<=`, `>`, `>=`, for example
+    `create_time >= "2026-11-01T00:00:00Z"`.
     """
     view: _video_task_pb2.VideoTaskView.ValueType
     """How much of each to return."""

@@ -29,8 +29,11 @@ if _version_not_supported:
 class VideoTaskServiceStub(object):
     """Makes videos from text at Kling, pays once for each, and keeps the file.
 
-    Every error carries a `google.rpc.ErrorInfo` with the domain `kling-flows` and one of the reasons of `ErrorReason`.
-    Retry `UNAVAILABLE` only, after `google.rpc.RetryInfo.retry_delay` where there is one.
+    Every error carries a `google.rpc.ErrorInfo` with the domain `kling-flows` and one of the reasons of `ErrorReason`; each
+    method lists its own. What gRPC itself ends comes without: `UNAVAILABLE` where the server cannot be reached or the
+    connection breaks, `CANCELLED` and `DEADLINE_EXCEEDED` as the caller wants it, `RESOURCE_EXHAUSTED` for a message of
+    more than 8 MiB, `UNIMPLEMENTED` for a method that there is not.
+    Retry `UNAVAILABLE`, and `RATE_LIMITED` and `QUEUE_FULL`, after `google.rpc.RetryInfo.retry_delay` where there is one.
     """
 
     def __init__(self, channel):
@@ -114,17 +117,31 @@ class VideoTaskServiceStub(object):
 class VideoTaskServiceServicer(object):
     """Makes videos from text at Kling, pays once for each, and keeps the file.
 
-    Every error carries a `google.rpc.ErrorInfo` with the domain `kling-flows` and one of the reasons of `ErrorReason`.
-    Retry `UNAVAILABLE` only, after `google.rpc.RetryInfo.retry_delay` where there is one.
+    Every error carries a `google.rpc.ErrorInfo` with the domain `kling-flows` and one of the reasons of `ErrorReason`; each
+    method lists its own. What gRPC itself ends comes without: `UNAVAILABLE` where the server cannot be reached or the
+    connection breaks, `CANCELLED` and `DEADLINE_EXCEEDED` as the caller wants it, `RESOURCE_EXHAUSTED` for a message of
+    more than 8 MiB, `UNIMPLEMENTED` for a method that there is not.
+    Retry `UNAVAILABLE`, and `RATE_LIMITED` and `QUEUE_FULL`, after `google.rpc.RetryInfo.retry_delay` where there is one.
     """
 
     def CreateVideoTask(self, request, context):
         """Makes a video task durable and returns it at once, QUEUED; watch it to see the rest.
 
-        Errors: `INVALID_ARGUMENT` / `INVALID_REQUEST` with `google.rpc.BadRequest` (all violations, at most 50);
-        `ALREADY_EXISTS` / `VIDEO_TASK_EXISTS` or `REQUEST_ID_REUSED`; `RESOURCE_EXHAUSTED` / `QUEUE_FULL`, or
-        `BUDGET_EXCEEDED` with `google.rpc.QuotaFailure` (not one to repeat);
-        `UNAVAILABLE` / `SERVER_UNAVAILABLE` while the server drains, `LEDGER_UNAVAILABLE`.
+        Errors:
+
+        - `INVALID_ARGUMENT` / `INVALID_REQUEST` with `google.rpc.BadRequest`: all violations, at most 50.
+        - `ALREADY_EXISTS` / `VIDEO_TASK_EXISTS`: `video_task_id` is taken.
+        - `ALREADY_EXISTS` / `REQUEST_ID_REUSED`: the message says which field differs.
+        - `RESOURCE_EXHAUSTED` / `QUEUE_FULL`.
+        - `RESOURCE_EXHAUSTED` / `BUDGET_EXCEEDED` with `google.rpc.QuotaFailure`: not one to repeat.
+        - `UNAVAILABLE` / `SERVER_UNAVAILABLE` while the server drains.
+        - `RESOURCE_EXHAUSTED` / `RATE_LIMITED` with `google.rpc.QuotaFailure`: the tenant creates too fast, or has too
+        many calls open.
+        - `UNAVAILABLE` / `LEDGER_UNAVAILABLE`.
+        - `UNAUTHENTICATED` / `CREDENTIALS_REJECTED`; `UNAVAILABLE` / `SERVER_UNAVAILABLE` if you become known at this
+        moment.
+        - `PERMISSION_DENIED` / `PERMISSION_MISSING` without the scope `write`.
+        - `INTERNAL` / `INTERNAL`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -136,8 +153,19 @@ class VideoTaskServiceServicer(object):
         Without `all_or_nothing` each request stands alone, and `results` says of each what CreateVideoTask would have
         answered. With it, either all are created, or none and the error names the fields as `requests[3].…`.
 
-        Errors: `INVALID_ARGUMENT` / `INVALID_REQUEST` if there are none or too many; with `all_or_nothing` every error of
-        CreateVideoTask; `UNAVAILABLE` / `SERVER_UNAVAILABLE` or `LEDGER_UNAVAILABLE`.
+        Errors:
+
+        - `INVALID_ARGUMENT` / `INVALID_REQUEST` if there are none or too many; with `all_or_nothing` also all violations.
+        - Only with `all_or_nothing`: `ALREADY_EXISTS` / `VIDEO_TASK_EXISTS`, `ALREADY_EXISTS` / `REQUEST_ID_REUSED`,
+        `RESOURCE_EXHAUSTED` / `BUDGET_EXCEEDED`, `RESOURCE_EXHAUSTED` / `QUEUE_FULL`.
+        - `UNAVAILABLE` / `SERVER_UNAVAILABLE` while the server drains.
+        - `RESOURCE_EXHAUSTED` / `RATE_LIMITED` with `google.rpc.QuotaFailure`: the tenant creates too fast, or has too
+        many calls open.
+        - `UNAVAILABLE` / `LEDGER_UNAVAILABLE`.
+        - `UNAUTHENTICATED` / `CREDENTIALS_REJECTED`; `UNAVAILABLE` / `SERVER_UNAVAILABLE` if you become known at this
+        moment.
+        - `PERMISSION_DENIED` / `PERMISSION_MISSING` without the scope `write`.
+        - `INTERNAL` / `INTERNAL`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -151,7 +179,24 @@ class VideoTaskServiceServicer(object):
         as it is. It is also safe to go on with WatchVideoTasks, the task's name and the last `resume_token`. An error after
         the create names the task in `video_task` of its ErrorInfo's metadata.
 
-        Errors: those of CreateVideoTask and of WatchVideoTasks.
+        Errors:
+
+        - `INVALID_ARGUMENT` / `INVALID_REQUEST` with `google.rpc.BadRequest`: all violations, at most 50.
+        - `ALREADY_EXISTS` / `VIDEO_TASK_EXISTS`: `video_task_id` is taken.
+        - `ALREADY_EXISTS` / `REQUEST_ID_REUSED`: the message says which field differs.
+        - `RESOURCE_EXHAUSTED` / `QUEUE_FULL`.
+        - `RESOURCE_EXHAUSTED` / `BUDGET_EXCEEDED` with `google.rpc.QuotaFailure`: not one to repeat.
+        - `OUT_OF_RANGE` / `RESUME_TOKEN_EXPIRED` if you read so slowly that events have been removed: watch the task
+        anew.
+        - `UNAVAILABLE` / `SERVER_UNAVAILABLE` while the server drains, with `resume_token` in the ErrorInfo's metadata:
+        it is as good as that of the last message, or newer.
+        - `RESOURCE_EXHAUSTED` / `RATE_LIMITED` with `google.rpc.QuotaFailure`: the tenant creates too fast, or has too
+        many streams open.
+        - `UNAVAILABLE` / `LEDGER_UNAVAILABLE`.
+        - `UNAUTHENTICATED` / `CREDENTIALS_REJECTED`; `UNAVAILABLE` / `SERVER_UNAVAILABLE` if you become known at this
+        moment.
+        - `PERMISSION_DENIED` / `PERMISSION_MISSING` without the scope `write`.
+        - `INTERNAL` / `INTERNAL`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -161,9 +206,20 @@ class VideoTaskServiceServicer(object):
         """Streams an archived file, so that a caller needs no credentials of the storage. The first message has the facts,
         every message a piece of at most 256 KiB. After a disconnect call again with the `offset` that was reached.
 
-        Errors: `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND`; `FAILED_PRECONDITION` / `VIDEO_NOT_ARCHIVED` while there is no such
-        file in the server's archive; `OUT_OF_RANGE` / `INVALID_REQUEST` for an offset behind the end; `UNAVAILABLE` /
-        `ARCHIVE_FAILED` if the storage cannot be read, `SERVER_UNAVAILABLE` while the server drains.
+        Errors:
+
+        - `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+        - `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND`.
+        - `FAILED_PRECONDITION` / `VIDEO_NOT_ARCHIVED` while there is no such file in the server's archive.
+        - `OUT_OF_RANGE` / `INVALID_REQUEST` for an offset behind the end.
+        - `UNAVAILABLE` / `ARCHIVE_FAILED` if the storage cannot be read.
+        - `UNAVAILABLE` / `SERVER_UNAVAILABLE` while the server drains, with `offset` in the ErrorInfo's metadata.
+        - `RESOURCE_EXHAUSTED` / `RATE_LIMITED` with `google.rpc.QuotaFailure`: the tenant has too many streams open.
+        - `UNAVAILABLE` / `LEDGER_UNAVAILABLE`.
+        - `UNAUTHENTICATED` / `CREDENTIALS_REJECTED`; `UNAVAILABLE` / `SERVER_UNAVAILABLE` if you become known at this
+        moment.
+        - `PERMISSION_DENIED` / `PERMISSION_MISSING` without the scope `read`.
+        - `INTERNAL` / `INTERNAL`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -172,7 +228,16 @@ class VideoTaskServiceServicer(object):
     def GetVideoTask(self, request, context):
         """Returns one video task.
 
-        Errors: `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND`; `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+        Errors:
+
+        - `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+        - `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND`.
+        - `RESOURCE_EXHAUSTED` / `RATE_LIMITED` with `google.rpc.QuotaFailure`: the tenant has too many calls open.
+        - `UNAVAILABLE` / `LEDGER_UNAVAILABLE`.
+        - `UNAUTHENTICATED` / `CREDENTIALS_REJECTED`; `UNAVAILABLE` / `SERVER_UNAVAILABLE` if you become known at this
+        moment.
+        - `PERMISSION_DENIED` / `PERMISSION_MISSING` without the scope `read`.
+        - `INTERNAL` / `INTERNAL`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -181,7 +246,16 @@ class VideoTaskServiceServicer(object):
     def ListVideoTasks(self, request, context):
         """Returns a page of video tasks, the newest first unless `order_by` says otherwise.
 
-        Errors: `INVALID_ARGUMENT` / `INVALID_REQUEST` or `TOKEN_INVALID`.
+        Errors:
+
+        - `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+        - `INVALID_ARGUMENT` / `TOKEN_INVALID`: `page_token` is none, or of another list.
+        - `RESOURCE_EXHAUSTED` / `RATE_LIMITED` with `google.rpc.QuotaFailure`: the tenant has too many calls open.
+        - `UNAVAILABLE` / `LEDGER_UNAVAILABLE`.
+        - `UNAUTHENTICATED` / `CREDENTIALS_REJECTED`; `UNAVAILABLE` / `SERVER_UNAVAILABLE` if you become known at this
+        moment.
+        - `PERMISSION_DENIED` / `PERMISSION_MISSING` without the scope `read`.
+        - `INTERNAL` / `INTERNAL`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -192,7 +266,17 @@ class VideoTaskServiceServicer(object):
         bill it: `on_cancel` says whether the video is kept. Cancelling a CANCELLED task returns it unchanged, unless
         `on_cancel` KEEP_VIDEO comes in time to keep a video that was to be discarded.
 
-        Errors: `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND`; `FAILED_PRECONDITION` / `VIDEO_TASK_FINAL`.
+        Errors:
+
+        - `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+        - `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND`.
+        - `FAILED_PRECONDITION` / `VIDEO_TASK_FINAL`.
+        - `RESOURCE_EXHAUSTED` / `RATE_LIMITED` with `google.rpc.QuotaFailure`: the tenant has too many calls open.
+        - `UNAVAILABLE` / `LEDGER_UNAVAILABLE`.
+        - `UNAUTHENTICATED` / `CREDENTIALS_REJECTED`; `UNAVAILABLE` / `SERVER_UNAVAILABLE` if you become known at this
+        moment.
+        - `PERMISSION_DENIED` / `PERMISSION_MISSING` without the scope `write`.
+        - `INTERNAL` / `INTERNAL`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -202,8 +286,17 @@ class VideoTaskServiceServicer(object):
         """Says what a person has found out about an UNRESOLVED task in the provider's console: its upstream task is adopted
         and followed, or it is given up. Repeating the same decision returns the task unchanged.
 
-        Errors: `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND`; `FAILED_PRECONDITION` / `VIDEO_TASK_NOT_UNRESOLVED`;
-        `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+        Errors:
+
+        - `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+        - `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND`.
+        - `FAILED_PRECONDITION` / `VIDEO_TASK_NOT_UNRESOLVED`.
+        - `RESOURCE_EXHAUSTED` / `RATE_LIMITED` with `google.rpc.QuotaFailure`: the tenant has too many calls open.
+        - `UNAVAILABLE` / `LEDGER_UNAVAILABLE`.
+        - `UNAUTHENTICATED` / `CREDENTIALS_REJECTED`; `UNAVAILABLE` / `SERVER_UNAVAILABLE` if you become known at this
+        moment.
+        - `PERMISSION_DENIED` / `PERMISSION_MISSING` without the scope `admin`.
+        - `INTERNAL` / `INTERNAL`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -216,10 +309,20 @@ class VideoTaskServiceServicer(object):
         Keep the last `resume_token`; after a disconnect, watch again with it and miss nothing, see nothing twice.
         An end of stream with OK comes only with `until_final`. Anything else is a disconnect, never the end of a task.
 
-        Errors: `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND` for a name that does not exist; `OUT_OF_RANGE` /
-        `RESUME_TOKEN_EXPIRED`: watch again without a token; `INVALID_ARGUMENT` / `TOKEN_INVALID` or `INVALID_REQUEST`;
-        `UNAVAILABLE` / `SERVER_UNAVAILABLE` while the server drains, with `resume_token` in the ErrorInfo's metadata: it is
-        as good as that of the last message, or newer.
+        Errors:
+
+        - `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+        - `INVALID_ARGUMENT` / `TOKEN_INVALID`: `resume_token` is none, or of the snapshot of another watch.
+        - `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND` for a name that does not exist.
+        - `OUT_OF_RANGE` / `RESUME_TOKEN_EXPIRED`: watch again without a token.
+        - `UNAVAILABLE` / `SERVER_UNAVAILABLE` while the server drains, with `resume_token` in the ErrorInfo's metadata:
+        it is as good as that of the last message, or newer.
+        - `RESOURCE_EXHAUSTED` / `RATE_LIMITED` with `google.rpc.QuotaFailure`: the tenant has too many streams open.
+        - `UNAVAILABLE` / `LEDGER_UNAVAILABLE`.
+        - `UNAUTHENTICATED` / `CREDENTIALS_REJECTED`; `UNAVAILABLE` / `SERVER_UNAVAILABLE` if you become known at this
+        moment.
+        - `PERMISSION_DENIED` / `PERMISSION_MISSING` without the scope `read`.
+        - `INTERNAL` / `INTERNAL`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -228,7 +331,14 @@ class VideoTaskServiceServicer(object):
     def ListModels(self, request, context):
         """Returns what the models can do and what they cost: all that a form needs to offer only what will be accepted.
 
-        Errors: `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+        Errors:
+
+        - `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+        - `RESOURCE_EXHAUSTED` / `RATE_LIMITED` with `google.rpc.QuotaFailure`: the tenant has too many calls open.
+        - `UNAUTHENTICATED` / `CREDENTIALS_REJECTED`; `UNAVAILABLE` / `SERVER_UNAVAILABLE` if you become known at this
+        moment.
+        - `PERMISSION_DENIED` / `PERMISSION_MISSING` without the scope `read`.
+        - `INTERNAL` / `INTERNAL`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -237,7 +347,14 @@ class VideoTaskServiceServicer(object):
     def QuoteVideoTask(self, request, context):
         """Says what a video would cost, without creating anything.
 
-        Errors: `INVALID_ARGUMENT` / `INVALID_REQUEST` with all violations, as in CreateVideoTask.
+        Errors:
+
+        - `INVALID_ARGUMENT` / `INVALID_REQUEST` with all violations, as in CreateVideoTask.
+        - `RESOURCE_EXHAUSTED` / `RATE_LIMITED` with `google.rpc.QuotaFailure`: the tenant has too many calls open.
+        - `UNAUTHENTICATED` / `CREDENTIALS_REJECTED`; `UNAVAILABLE` / `SERVER_UNAVAILABLE` if you become known at this
+        moment.
+        - `PERMISSION_DENIED` / `PERMISSION_MISSING` without the scope `read`.
+        - `INTERNAL` / `INTERNAL`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -246,7 +363,15 @@ class VideoTaskServiceServicer(object):
     def ListBudgets(self, request, context):
         """Returns the budgets that concern the caller, with what of them is reserved and spent.
 
-        Errors: `UNAVAILABLE` / `LEDGER_UNAVAILABLE`.
+        Errors:
+
+        - `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+        - `RESOURCE_EXHAUSTED` / `RATE_LIMITED` with `google.rpc.QuotaFailure`: the tenant has too many calls open.
+        - `UNAVAILABLE` / `LEDGER_UNAVAILABLE`.
+        - `UNAUTHENTICATED` / `CREDENTIALS_REJECTED`; `UNAVAILABLE` / `SERVER_UNAVAILABLE` if you become known at this
+        moment.
+        - `PERMISSION_DENIED` / `PERMISSION_MISSING` without the scope `read`.
+        - `INTERNAL` / `INTERNAL`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -256,7 +381,16 @@ class VideoTaskServiceServicer(object):
         """Returns a page of the calls to the callers' own `callback_url`s, the newest first: what was delivered, what is
         tried again, and what was given up (DEAD).
 
-        Errors: `INVALID_ARGUMENT` / `INVALID_REQUEST` or `TOKEN_INVALID`.
+        Errors:
+
+        - `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+        - `INVALID_ARGUMENT` / `TOKEN_INVALID`: `page_token` is none, or of another list.
+        - `RESOURCE_EXHAUSTED` / `RATE_LIMITED` with `google.rpc.QuotaFailure`: the tenant has too many calls open.
+        - `UNAVAILABLE` / `LEDGER_UNAVAILABLE`.
+        - `UNAUTHENTICATED` / `CREDENTIALS_REJECTED`; `UNAVAILABLE` / `SERVER_UNAVAILABLE` if you become known at this
+        moment.
+        - `PERMISSION_DENIED` / `PERMISSION_MISSING` without the scope `read`.
+        - `INTERNAL` / `INTERNAL`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -265,7 +399,16 @@ class VideoTaskServiceServicer(object):
     def RetryCallbackDelivery(self, request, context):
         """Tries a DEAD delivery again, from its first attempt on; any other one is returned unchanged.
 
-        Errors: `NOT_FOUND` / `CALLBACK_DELIVERY_NOT_FOUND`; `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+        Errors:
+
+        - `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+        - `NOT_FOUND` / `CALLBACK_DELIVERY_NOT_FOUND`.
+        - `RESOURCE_EXHAUSTED` / `RATE_LIMITED` with `google.rpc.QuotaFailure`: the tenant has too many calls open.
+        - `UNAVAILABLE` / `LEDGER_UNAVAILABLE`.
+        - `UNAUTHENTICATED` / `CREDENTIALS_REJECTED`; `UNAVAILABLE` / `SERVER_UNAVAILABLE` if you become known at this
+        moment.
+        - `PERMISSION_DENIED` / `PERMISSION_MISSING` without the scope `admin`.
+        - `INTERNAL` / `INTERNAL`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -355,8 +498,11 @@ def add_VideoTaskServiceServicer_to_server(servicer, server):
 class VideoTaskService(object):
     """Makes videos from text at Kling, pays once for each, and keeps the file.
 
-    Every error carries a `google.rpc.ErrorInfo` with the domain `kling-flows` and one of the reasons of `ErrorReason`.
-    Retry `UNAVAILABLE` only, after `google.rpc.RetryInfo.retry_delay` where there is one.
+    Every error carries a `google.rpc.ErrorInfo` with the domain `kling-flows` and one of the reasons of `ErrorReason`; each
+    method lists its own. What gRPC itself ends comes without: `UNAVAILABLE` where the server cannot be reached or the
+    connection breaks, `CANCELLED` and `DEADLINE_EXCEEDED` as the caller wants it, `RESOURCE_EXHAUSTED` for a message of
+    more than 8 MiB, `UNIMPLEMENTED` for a method that there is not.
+    Retry `UNAVAILABLE`, and `RATE_LIMITED` and `QUEUE_FULL`, after `google.rpc.RetryInfo.retry_delay` where there is one.
     """
 
     @staticmethod

@@ -30,8 +30,11 @@ GRPC_VERSION: str
 class VideoTaskServiceStub:
     """Makes videos from text at Kling, pays once for each, and keeps the file.
 
-    Every error carries a `google.rpc.ErrorInfo` with the domain `kling-flows` and one of the reasons of `ErrorReason`.
-    Retry `UNAVAILABLE` only, after `google.rpc.RetryInfo.retry_delay` where there is one.
+    Every error carries a `google.rpc.ErrorInfo` with the domain `kling-flows` and one of the reasons of `ErrorReason`; each
+    method lists its own. What gRPC itself ends comes without: `UNAVAILABLE` where the server cannot be reached or the
+    connection breaks, `CANCELLED` and `DEADLINE_EXCEEDED` as the caller wants it, `RESOURCE_EXHAUSTED` for a message of
+    more than 8 MiB, `UNIMPLEMENTED` for a method that there is not.
+    Retry `UNAVAILABLE`, and `RATE_LIMITED` and `QUEUE_FULL`, after `google.rpc.RetryInfo.retry_delay` where there is one.
     """
 
     @_typing.overload
@@ -41,10 +44,21 @@ class VideoTaskServiceStub:
     CreateVideoTask: _grpc.UnaryUnaryMultiCallable[_video_task_service_pb2.CreateVideoTaskRequest, _video_task_pb2.VideoTask]
     """Makes a video task durable and returns it at once, QUEUED; watch it to see the rest.
 
-    Errors: `INVALID_ARGUMENT` / `INVALID_REQUEST` with `google.rpc.BadRequest` (all violations, at most 50);
-    `ALREADY_EXISTS` / `VIDEO_TASK_EXISTS` or `REQUEST_ID_REUSED`; `RESOURCE_EXHAUSTED` / `QUEUE_FULL`, or
-    `BUDGET_EXCEEDED` with `google.rpc.QuotaFailure` (not one to repeat);
-    `UNAVAILABLE` / `SERVER_UNAVAILABLE` while the server drains, `LEDGER_UNAVAILABLE`.
+    Errors:
+
+    - `INVALID_ARGUMENT` / `INVALID_REQUEST` with `google.rpc.BadRequest`: all violations, at most 50.
+    - `ALREADY_EXISTS` / `VIDEO_TASK_EXISTS`: `video_task_id` is taken.
+    - `ALREADY_EXISTS` / `REQUEST_ID_REUSED`: the message says which field differs.
+    - `RESOURCE_EXHAUSTED` / `QUEUE_FULL`.
+    - `RESOURCE_EXHAUSTED` / `BUDGET_EXCEEDED` with `google.rpc.QuotaFailure`: not one to repeat.
+    - `UNAVAILABLE` / `SERVER_UNAVAILABLE` while the server drains.
+    - `RESOURCE_EXHAUSTED` / `RATE_LIMITED` with `google.rpc.QuotaFailure`: the tenant creates too fast, or has too
+      many calls open.
+    - `UNAVAILABLE` / `LEDGER_UNAVAILABLE`.
+    - `UNAUTHENTICATED` / `CREDENTIALS_REJECTED`; `UNAVAILABLE` / `SERVER_UNAVAILABLE` if you become known at this
+      moment.
+    - `PERMISSION_DENIED` / `PERMISSION_MISSING` without the scope `write`.
+    - `INTERNAL` / `INTERNAL`.
     """
     BatchCreateVideoTasks: _grpc.UnaryUnaryMultiCallable[_video_task_service_pb2.BatchCreateVideoTasksRequest, _video_task_service_pb2.BatchCreateVideoTasksResponse]
     """Makes up to 1,000 video tasks durable in one call, in one transaction.
@@ -52,8 +66,19 @@ class VideoTaskServiceStub:
     Without `all_or_nothing` each request stands alone, and `results` says of each what CreateVideoTask would have
     answered. With it, either all are created, or none and the error names the fields as `requests[3].…`.
 
-    Errors: `INVALID_ARGUMENT` / `INVALID_REQUEST` if there are none or too many; with `all_or_nothing` every error of
-    CreateVideoTask; `UNAVAILABLE` / `SERVER_UNAVAILABLE` or `LEDGER_UNAVAILABLE`.
+    Errors:
+
+    - `INVALID_ARGUMENT` / `INVALID_REQUEST` if there are none or too many; with `all_or_nothing` also all violations.
+    - Only with `all_or_nothing`: `ALREADY_EXISTS` / `VIDEO_TASK_EXISTS`, `ALREADY_EXISTS` / `REQUEST_ID_REUSED`,
+      `RESOURCE_EXHAUSTED` / `BUDGET_EXCEEDED`, `RESOURCE_EXHAUSTED` / `QUEUE_FULL`.
+    - `UNAVAILABLE` / `SERVER_UNAVAILABLE` while the server drains.
+    - `RESOURCE_EXHAUSTED` / `RATE_LIMITED` with `google.rpc.QuotaFailure`: the tenant creates too fast, or has too
+      many calls open.
+    - `UNAVAILABLE` / `LEDGER_UNAVAILABLE`.
+    - `UNAUTHENTICATED` / `CREDENTIALS_REJECTED`; `UNAVAILABLE` / `SERVER_UNAVAILABLE` if you become known at this
+      moment.
+    - `PERMISSION_DENIED` / `PERMISSION_MISSING` without the scope `write`.
+    - `INTERNAL` / `INTERNAL`.
     """
     GenerateVideo: _grpc.UnaryStreamMultiCallable[_video_task_service_pb2.GenerateVideoRequest, _video_task_service_pb2.WatchVideoTasksResponse]
     """Creates a video task and watches it to its end in one stream: the task as it was created, then every event; the
@@ -63,39 +88,104 @@ class VideoTaskServiceStub:
     as it is. It is also safe to go on with WatchVideoTasks, the task's name and the last `resume_token`. An error after
     the create names the task in `video_task` of its ErrorInfo's metadata.
 
-    Errors: those of CreateVideoTask and of WatchVideoTasks.
+    Errors:
+
+    - `INVALID_ARGUMENT` / `INVALID_REQUEST` with `google.rpc.BadRequest`: all violations, at most 50.
+    - `ALREADY_EXISTS` / `VIDEO_TASK_EXISTS`: `video_task_id` is taken.
+    - `ALREADY_EXISTS` / `REQUEST_ID_REUSED`: the message says which field differs.
+    - `RESOURCE_EXHAUSTED` / `QUEUE_FULL`.
+    - `RESOURCE_EXHAUSTED` / `BUDGET_EXCEEDED` with `google.rpc.QuotaFailure`: not one to repeat.
+    - `OUT_OF_RANGE` / `RESUME_TOKEN_EXPIRED` if you read so slowly that events have been removed: watch the task
+      anew.
+    - `UNAVAILABLE` / `SERVER_UNAVAILABLE` while the server drains, with `resume_token` in the ErrorInfo's metadata:
+      it is as good as that of the last message, or newer.
+    - `RESOURCE_EXHAUSTED` / `RATE_LIMITED` with `google.rpc.QuotaFailure`: the tenant creates too fast, or has too
+      many streams open.
+    - `UNAVAILABLE` / `LEDGER_UNAVAILABLE`.
+    - `UNAUTHENTICATED` / `CREDENTIALS_REJECTED`; `UNAVAILABLE` / `SERVER_UNAVAILABLE` if you become known at this
+      moment.
+    - `PERMISSION_DENIED` / `PERMISSION_MISSING` without the scope `write`.
+    - `INTERNAL` / `INTERNAL`.
     """
     DownloadVideo: _grpc.UnaryStreamMultiCallable[_video_task_service_pb2.DownloadVideoRequest, _video_task_service_pb2.DownloadVideoResponse]
     """Streams an archived file, so that a caller needs no credentials of the storage. The first message has the facts,
     every message a piece of at most 256 KiB. After a disconnect call again with the `offset` that was reached.
 
-    Errors: `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND`; `FAILED_PRECONDITION` / `VIDEO_NOT_ARCHIVED` while there is no such
-    file in the server's archive; `OUT_OF_RANGE` / `INVALID_REQUEST` for an offset behind the end; `UNAVAILABLE` /
-    `ARCHIVE_FAILED` if the storage cannot be read, `SERVER_UNAVAILABLE` while the server drains.
+    Errors:
+
+    - `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+    - `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND`.
+    - `FAILED_PRECONDITION` / `VIDEO_NOT_ARCHIVED` while there is no such file in the server's archive.
+    - `OUT_OF_RANGE` / `INVALID_REQUEST` for an offset behind the end.
+    - `UNAVAILABLE` / `ARCHIVE_FAILED` if the storage cannot be read.
+    - `UNAVAILABLE` / `SERVER_UNAVAILABLE` while the server drains, with `offset` in the ErrorInfo's metadata.
+    - `RESOURCE_EXHAUSTED` / `RATE_LIMITED` with `google.rpc.QuotaFailure`: the tenant has too many streams open.
+    - `UNAVAILABLE` / `LEDGER_UNAVAILABLE`.
+    - `UNAUTHENTICATED` / `CREDENTIALS_REJECTED`; `UNAVAILABLE` / `SERVER_UNAVAILABLE` if you become known at this
+      moment.
+    - `PERMISSION_DENIED` / `PERMISSION_MISSING` without the scope `read`.
+    - `INTERNAL` / `INTERNAL`.
     """
     GetVideoTask: _grpc.UnaryUnaryMultiCallable[_video_task_service_pb2.GetVideoTaskRequest, _video_task_pb2.VideoTask]
     """Returns one video task.
 
-    Errors: `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND`; `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+    Errors:
+
+    - `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+    - `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND`.
+    - `RESOURCE_EXHAUSTED` / `RATE_LIMITED` with `google.rpc.QuotaFailure`: the tenant has too many calls open.
+    - `UNAVAILABLE` / `LEDGER_UNAVAILABLE`.
+    - `UNAUTHENTICATED` / `CREDENTIALS_REJECTED`; `UNAVAILABLE` / `SERVER_UNAVAILABLE` if you become known at this
+      moment.
+    - `PERMISSION_DENIED` / `PERMISSION_MISSING` without the scope `read`.
+    - `INTERNAL` / `INTERNAL`.
     """
     ListVideoTasks: _grpc.UnaryUnaryMultiCallable[_video_task_service_pb2.ListVideoTasksRequest, _video_task_service_pb2.ListVideoTasksResponse]
     """Returns a page of video tasks, the newest first unless `order_by` says otherwise.
 
-    Errors: `INVALID_ARGUMENT` / `INVALID_REQUEST` or `TOKEN_INVALID`.
+    Errors:
+
+    - `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+    - `INVALID_ARGUMENT` / `TOKEN_INVALID`: `page_token` is none, or of another list.
+    - `RESOURCE_EXHAUSTED` / `RATE_LIMITED` with `google.rpc.QuotaFailure`: the tenant has too many calls open.
+    - `UNAVAILABLE` / `LEDGER_UNAVAILABLE`.
+    - `UNAUTHENTICATED` / `CREDENTIALS_REJECTED`; `UNAVAILABLE` / `SERVER_UNAVAILABLE` if you become known at this
+      moment.
+    - `PERMISSION_DENIED` / `PERMISSION_MISSING` without the scope `read`.
+    - `INTERNAL` / `INTERNAL`.
     """
     CancelVideoTask: _grpc.UnaryUnaryMultiCallable[_video_task_service_pb2.CancelVideoTaskRequest, _video_task_pb2.VideoTask]
     """Cancels a video task. Free while it is QUEUED. Afterwards the provider, which has no cancel, may still generate and
     bill it: `on_cancel` says whether the video is kept. Cancelling a CANCELLED task returns it unchanged, unless
     `on_cancel` KEEP_VIDEO comes in time to keep a video that was to be discarded.
 
-    Errors: `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND`; `FAILED_PRECONDITION` / `VIDEO_TASK_FINAL`.
+    Errors:
+
+    - `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+    - `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND`.
+    - `FAILED_PRECONDITION` / `VIDEO_TASK_FINAL`.
+    - `RESOURCE_EXHAUSTED` / `RATE_LIMITED` with `google.rpc.QuotaFailure`: the tenant has too many calls open.
+    - `UNAVAILABLE` / `LEDGER_UNAVAILABLE`.
+    - `UNAUTHENTICATED` / `CREDENTIALS_REJECTED`; `UNAVAILABLE` / `SERVER_UNAVAILABLE` if you become known at this
+      moment.
+    - `PERMISSION_DENIED` / `PERMISSION_MISSING` without the scope `write`.
+    - `INTERNAL` / `INTERNAL`.
     """
     ResolveVideoTask: _grpc.UnaryUnaryMultiCallable[_video_task_service_pb2.ResolveVideoTaskRequest, _video_task_pb2.VideoTask]
     """Says what a person has found out about an UNRESOLVED task in the provider's console: its upstream task is adopted
     and followed, or it is given up. Repeating the same decision returns the task unchanged.
 
-    Errors: `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND`; `FAILED_PRECONDITION` / `VIDEO_TASK_NOT_UNRESOLVED`;
-    `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+    Errors:
+
+    - `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+    - `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND`.
+    - `FAILED_PRECONDITION` / `VIDEO_TASK_NOT_UNRESOLVED`.
+    - `RESOURCE_EXHAUSTED` / `RATE_LIMITED` with `google.rpc.QuotaFailure`: the tenant has too many calls open.
+    - `UNAVAILABLE` / `LEDGER_UNAVAILABLE`.
+    - `UNAUTHENTICATED` / `CREDENTIALS_REJECTED`; `UNAVAILABLE` / `SERVER_UNAVAILABLE` if you become known at this
+      moment.
+    - `PERMISSION_DENIED` / `PERMISSION_MISSING` without the scope `admin`.
+    - `INTERNAL` / `INTERNAL`.
     """
     WatchVideoTasks: _grpc.UnaryStreamMultiCallable[_video_task_service_pb2.WatchVideoTasksRequest, _video_task_service_pb2.WatchVideoTasksResponse]
     """Streams video tasks as they change: first a snapshot, then a message with `synced`, then every event, in one order.
@@ -104,54 +194,118 @@ class VideoTaskServiceStub:
     Keep the last `resume_token`; after a disconnect, watch again with it and miss nothing, see nothing twice.
     An end of stream with OK comes only with `until_final`. Anything else is a disconnect, never the end of a task.
 
-    Errors: `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND` for a name that does not exist; `OUT_OF_RANGE` /
-    `RESUME_TOKEN_EXPIRED`: watch again without a token; `INVALID_ARGUMENT` / `TOKEN_INVALID` or `INVALID_REQUEST`;
-    `UNAVAILABLE` / `SERVER_UNAVAILABLE` while the server drains, with `resume_token` in the ErrorInfo's metadata: it is
-    as good as that of the last message, or newer.
+    Errors:
+
+    - `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+    - `INVALID_ARGUMENT` / `TOKEN_INVALID`: `resume_token` is none, or of the snapshot of another watch.
+    - `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND` for a name that does not exist.
+    - `OUT_OF_RANGE` / `RESUME_TOKEN_EXPIRED`: watch again without a token.
+    - `UNAVAILABLE` / `SERVER_UNAVAILABLE` while the server drains, with `resume_token` in the ErrorInfo's metadata:
+      it is as good as that of the last message, or newer.
+    - `RESOURCE_EXHAUSTED` / `RATE_LIMITED` with `google.rpc.QuotaFailure`: the tenant has too many streams open.
+    - `UNAVAILABLE` / `LEDGER_UNAVAILABLE`.
+    - `UNAUTHENTICATED` / `CREDENTIALS_REJECTED`; `UNAVAILABLE` / `SERVER_UNAVAILABLE` if you become known at this
+      moment.
+    - `PERMISSION_DENIED` / `PERMISSION_MISSING` without the scope `read`.
+    - `INTERNAL` / `INTERNAL`.
     """
     ListModels: _grpc.UnaryUnaryMultiCallable[_video_task_service_pb2.ListModelsRequest, _video_task_service_pb2.ListModelsResponse]
     """Returns what the models can do and what they cost: all that a form needs to offer only what will be accepted.
 
-    Errors: `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+    Errors:
+
+    - `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+    - `RESOURCE_EXHAUSTED` / `RATE_LIMITED` with `google.rpc.QuotaFailure`: the tenant has too many calls open.
+    - `UNAUTHENTICATED` / `CREDENTIALS_REJECTED`; `UNAVAILABLE` / `SERVER_UNAVAILABLE` if you become known at this
+      moment.
+    - `PERMISSION_DENIED` / `PERMISSION_MISSING` without the scope `read`.
+    - `INTERNAL` / `INTERNAL`.
     """
     QuoteVideoTask: _grpc.UnaryUnaryMultiCallable[_video_task_service_pb2.QuoteVideoTaskRequest, _video_task_service_pb2.Quote]
     """Says what a video would cost, without creating anything.
 
-    Errors: `INVALID_ARGUMENT` / `INVALID_REQUEST` with all violations, as in CreateVideoTask.
+    Errors:
+
+    - `INVALID_ARGUMENT` / `INVALID_REQUEST` with all violations, as in CreateVideoTask.
+    - `RESOURCE_EXHAUSTED` / `RATE_LIMITED` with `google.rpc.QuotaFailure`: the tenant has too many calls open.
+    - `UNAUTHENTICATED` / `CREDENTIALS_REJECTED`; `UNAVAILABLE` / `SERVER_UNAVAILABLE` if you become known at this
+      moment.
+    - `PERMISSION_DENIED` / `PERMISSION_MISSING` without the scope `read`.
+    - `INTERNAL` / `INTERNAL`.
     """
     ListBudgets: _grpc.UnaryUnaryMultiCallable[_video_task_service_pb2.ListBudgetsRequest, _video_task_service_pb2.ListBudgetsResponse]
     """Returns the budgets that concern the caller, with what of them is reserved and spent.
 
-    Errors: `UNAVAILABLE` / `LEDGER_UNAVAILABLE`.
+    Errors:
+
+    - `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+    - `RESOURCE_EXHAUSTED` / `RATE_LIMITED` with `google.rpc.QuotaFailure`: the tenant has too many calls open.
+    - `UNAVAILABLE` / `LEDGER_UNAVAILABLE`.
+    - `UNAUTHENTICATED` / `CREDENTIALS_REJECTED`; `UNAVAILABLE` / `SERVER_UNAVAILABLE` if you become known at this
+      moment.
+    - `PERMISSION_DENIED` / `PERMISSION_MISSING` without the scope `read`.
+    - `INTERNAL` / `INTERNAL`.
     """
     ListCallbackDeliveries: _grpc.UnaryUnaryMultiCallable[_video_task_service_pb2.ListCallbackDeliveriesRequest, _video_task_service_pb2.ListCallbackDeliveriesResponse]
     """Returns a page of the calls to the callers' own `callback_url`s, the newest first: what was delivered, what is
     tried again, and what was given up (DEAD).
 
-    Errors: `INVALID_ARGUMENT` / `INVALID_REQUEST` or `TOKEN_INVALID`.
+    Errors:
+
+    - `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+    - `INVALID_ARGUMENT` / `TOKEN_INVALID`: `page_token` is none, or of another list.
+    - `RESOURCE_EXHAUSTED` / `RATE_LIMITED` with `google.rpc.QuotaFailure`: the tenant has too many calls open.
+    - `UNAVAILABLE` / `LEDGER_UNAVAILABLE`.
+    - `UNAUTHENTICATED` / `CREDENTIALS_REJECTED`; `UNAVAILABLE` / `SERVER_UNAVAILABLE` if you become known at this
+      moment.
+    - `PERMISSION_DENIED` / `PERMISSION_MISSING` without the scope `read`.
+    - `INTERNAL` / `INTERNAL`.
     """
     RetryCallbackDelivery: _grpc.UnaryUnaryMultiCallable[_video_task_service_pb2.RetryCallbackDeliveryRequest, _video_task_service_pb2.CallbackDelivery]
     """Tries a DEAD delivery again, from its first attempt on; any other one is returned unchanged.
 
-    Errors: `NOT_FOUND` / `CALLBACK_DELIVERY_NOT_FOUND`; `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+    Errors:
+
+    - `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+    - `NOT_FOUND` / `CALLBACK_DELIVERY_NOT_FOUND`.
+    - `RESOURCE_EXHAUSTED` / `RATE_LIMITED` with `google.rpc.QuotaFailure`: the tenant has too many calls open.
+    - `UNAVAILABLE` / `LEDGER_UNAVAILABLE`.
+    - `UNAUTHENTICATED` / `CREDENTIALS_REJECTED`; `UNAVAILABLE` / `SERVER_UNAVAILABLE` if you become known at this
+      moment.
+    - `PERMISSION_DENIED` / `PERMISSION_MISSING` without the scope `admin`.
+    - `INTERNAL` / `INTERNAL`.
     """
 
 @_typing.type_check_only
 class VideoTaskServiceAsyncStub(VideoTaskServiceStub):
     """Makes videos from text at Kling, pays once for each, and keeps the file.
 
-    Every error carries a `google.rpc.ErrorInfo` with the domain `kling-flows` and one of the reasons of `ErrorReason`.
-    Retry `UNAVAILABLE` only, after `google.rpc.RetryInfo.retry_delay` where there is one.
+    Every error carries a `google.rpc.ErrorInfo` with the domain `kling-flows` and one of the reasons of `ErrorReason`; each
+    method lists its own. What gRPC itself ends comes without: `UNAVAILABLE` where the server cannot be reached or the
+    connection breaks, `CANCELLED` and `DEADLINE_EXCEEDED` as the caller wants it, `RESOURCE_EXHAUSTED` for a message of
+    more than 8 MiB, `UNIMPLEMENTED` for a method that there is not.
+    Retry `UNAVAILABLE`, and `RATE_LIMITED` and `QUEUE_FULL`, after `google.rpc.RetryInfo.retry_delay` where there is one.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateVideoTask: _aio.UnaryUnaryMultiCallable[_video_task_service_pb2.CreateVideoTaskRequest, _video_task_pb2.VideoTask]  # type: ignore[assignment]
     """Makes a video task durable and returns it at once, QUEUED; watch it to see the rest.
 
-    Errors: `INVALID_ARGUMENT` / `INVALID_REQUEST` with `google.rpc.BadRequest` (all violations, at most 50);
-    `ALREADY_EXISTS` / `VIDEO_TASK_EXISTS` or `REQUEST_ID_REUSED`; `RESOURCE_EXHAUSTED` / `QUEUE_FULL`, or
-    `BUDGET_EXCEEDED` with `google.rpc.QuotaFailure` (not one to repeat);
-    `UNAVAILABLE` / `SERVER_UNAVAILABLE` while the server drains, `LEDGER_UNAVAILABLE`.
+    Errors:
+
+    - `INVALID_ARGUMENT` / `INVALID_REQUEST` with `google.rpc.BadRequest`: all violations, at most 50.
+    - `ALREADY_EXISTS` / `VIDEO_TASK_EXISTS`: `video_task_id` is taken.
+    - `ALREADY_EXISTS` / `REQUEST_ID_REUSED`: the message says which field differs.
+    - `RESOURCE_EXHAUSTED` / `QUEUE_FULL`.
+    - `RESOURCE_EXHAUSTED` / `BUDGET_EXCEEDED` with `google.rpc.QuotaFailure`: not one to repeat.
+    - `UNAVAILABLE` / `SERVER_UNAVAILABLE` while the server drains.
+    - `RESOURCE_EXHAUSTED` / `RATE_LIMITED` with `google.rpc.QuotaFailure`: the tenant creates too fast, or has too
+      many calls open.
+    - `UNAVAILABLE` / `LEDGER_UNAVAILABLE`.
+    - `UNAUTHENTICATED` / `CREDENTIALS_REJECTED`; `UNAVAILABLE` / `SERVER_UNAVAILABLE` if you become known at this
+      moment.
+    - `PERMISSION_DENIED` / `PERMISSION_MISSING` without the scope `write`.
+    - `INTERNAL` / `INTERNAL`.
     """
     BatchCreateVideoTasks: _aio.UnaryUnaryMultiCallable[_video_task_service_pb2.BatchCreateVideoTasksRequest, _video_task_service_pb2.BatchCreateVideoTasksResponse]  # type: ignore[assignment]
     """Makes up to 1,000 video tasks durable in one call, in one transaction.
@@ -159,8 +313,19 @@ class VideoTaskServiceAsyncStub(VideoTaskServiceStub):
     Without `all_or_nothing` each request stands alone, and `results` says of each what CreateVideoTask would have
     answered. With it, either all are created, or none and the error names the fields as `requests[3].…`.
 
-    Errors: `INVALID_ARGUMENT` / `INVALID_REQUEST` if there are none or too many; with `all_or_nothing` every error of
-    CreateVideoTask; `UNAVAILABLE` / `SERVER_UNAVAILABLE` or `LEDGER_UNAVAILABLE`.
+    Errors:
+
+    - `INVALID_ARGUMENT` / `INVALID_REQUEST` if there are none or too many; with `all_or_nothing` also all violations.
+    - Only with `all_or_nothing`: `ALREADY_EXISTS` / `VIDEO_TASK_EXISTS`, `ALREADY_EXISTS` / `REQUEST_ID_REUSED`,
+      `RESOURCE_EXHAUSTED` / `BUDGET_EXCEEDED`, `RESOURCE_EXHAUSTED` / `QUEUE_FULL`.
+    - `UNAVAILABLE` / `SERVER_UNAVAILABLE` while the server drains.
+    - `RESOURCE_EXHAUSTED` / `RATE_LIMITED` with `google.rpc.QuotaFailure`: the tenant creates too fast, or has too
+      many calls open.
+    - `UNAVAILABLE` / `LEDGER_UNAVAILABLE`.
+    - `UNAUTHENTICATED` / `CREDENTIALS_REJECTED`; `UNAVAILABLE` / `SERVER_UNAVAILABLE` if you become known at this
+      moment.
+    - `PERMISSION_DENIED` / `PERMISSION_MISSING` without the scope `write`.
+    - `INTERNAL` / `INTERNAL`.
     """
     GenerateVideo: _aio.UnaryStreamMultiCallable[_video_task_service_pb2.GenerateVideoRequest, _video_task_service_pb2.WatchVideoTasksResponse]  # type: ignore[assignment]
     """Creates a video task and watches it to its end in one stream: the task as it was created, then every event; the
@@ -170,39 +335,104 @@ class VideoTaskServiceAsyncStub(VideoTaskServiceStub):
     as it is. It is also safe to go on with WatchVideoTasks, the task's name and the last `resume_token`. An error after
     the create names the task in `video_task` of its ErrorInfo's metadata.
 
-    Errors: those of CreateVideoTask and of WatchVideoTasks.
+    Errors:
+
+    - `INVALID_ARGUMENT` / `INVALID_REQUEST` with `google.rpc.BadRequest`: all violations, at most 50.
+    - `ALREADY_EXISTS` / `VIDEO_TASK_EXISTS`: `video_task_id` is taken.
+    - `ALREADY_EXISTS` / `REQUEST_ID_REUSED`: the message says which field differs.
+    - `RESOURCE_EXHAUSTED` / `QUEUE_FULL`.
+    - `RESOURCE_EXHAUSTED` / `BUDGET_EXCEEDED` with `google.rpc.QuotaFailure`: not one to repeat.
+    - `OUT_OF_RANGE` / `RESUME_TOKEN_EXPIRED` if you read so slowly that events have been removed: watch the task
+      anew.
+    - `UNAVAILABLE` / `SERVER_UNAVAILABLE` while the server drains, with `resume_token` in the ErrorInfo's metadata:
+      it is as good as that of the last message, or newer.
+    - `RESOURCE_EXHAUSTED` / `RATE_LIMITED` with `google.rpc.QuotaFailure`: the tenant creates too fast, or has too
+      many streams open.
+    - `UNAVAILABLE` / `LEDGER_UNAVAILABLE`.
+    - `UNAUTHENTICATED` / `CREDENTIALS_REJECTED`; `UNAVAILABLE` / `SERVER_UNAVAILABLE` if you become known at this
+      moment.
+    - `PERMISSION_DENIED` / `PERMISSION_MISSING` without the scope `write`.
+    - `INTERNAL` / `INTERNAL`.
     """
     DownloadVideo: _aio.UnaryStreamMultiCallable[_video_task_service_pb2.DownloadVideoRequest, _video_task_service_pb2.DownloadVideoResponse]  # type: ignore[assignment]
     """Streams an archived file, so that a caller needs no credentials of the storage. The first message has the facts,
     every message a piece of at most 256 KiB. After a disconnect call again with the `offset` that was reached.
 
-    Errors: `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND`; `FAILED_PRECONDITION` / `VIDEO_NOT_ARCHIVED` while there is no such
-    file in the server's archive; `OUT_OF_RANGE` / `INVALID_REQUEST` for an offset behind the end; `UNAVAILABLE` /
-    `ARCHIVE_FAILED` if the storage cannot be read, `SERVER_UNAVAILABLE` while the server drains.
+    Errors:
+
+    - `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+    - `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND`.
+    - `FAILED_PRECONDITION` / `VIDEO_NOT_ARCHIVED` while there is no such file in the server's archive.
+    - `OUT_OF_RANGE` / `INVALID_REQUEST` for an offset behind the end.
+    - `UNAVAILABLE` / `ARCHIVE_FAILED` if the storage cannot be read.
+    - `UNAVAILABLE` / `SERVER_UNAVAILABLE` while the server drains, with `offset` in the ErrorInfo's metadata.
+    - `RESOURCE_EXHAUSTED` / `RATE_LIMITED` with `google.rpc.QuotaFailure`: the tenant has too many streams open.
+    - `UNAVAILABLE` / `LEDGER_UNAVAILABLE`.
+    - `UNAUTHENTICATED` / `CREDENTIALS_REJECTED`; `UNAVAILABLE` / `SERVER_UNAVAILABLE` if you become known at this
+      moment.
+    - `PERMISSION_DENIED` / `PERMISSION_MISSING` without the scope `read`.
+    - `INTERNAL` / `INTERNAL`.
     """
     GetVideoTask: _aio.UnaryUnaryMultiCallable[_video_task_service_pb2.GetVideoTaskRequest, _video_task_pb2.VideoTask]  # type: ignore[assignment]
     """Returns one video task.
 
-    Errors: `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND`; `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+    Errors:
+
+    - `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+    - `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND`.
+    - `RESOURCE_EXHAUSTED` / `RATE_LIMITED` with `google.rpc.QuotaFailure`: the tenant has too many calls open.
+    - `UNAVAILABLE` / `LEDGER_UNAVAILABLE`.
+    - `UNAUTHENTICATED` / `CREDENTIALS_REJECTED`; `UNAVAILABLE` / `SERVER_UNAVAILABLE` if you become known at this
+      moment.
+    - `PERMISSION_DENIED` / `PERMISSION_MISSING` without the scope `read`.
+    - `INTERNAL` / `INTERNAL`.
     """
     ListVideoTasks: _aio.UnaryUnaryMultiCallable[_video_task_service_pb2.ListVideoTasksRequest, _video_task_service_pb2.ListVideoTasksResponse]  # type: ignore[assignment]
     """Returns a page of video tasks, the newest first unless `order_by` says otherwise.
 
-    Errors: `INVALID_ARGUMENT` / `INVALID_REQUEST` or `TOKEN_INVALID`.
+    Errors:
+
+    - `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+    - `INVALID_ARGUMENT` / `TOKEN_INVALID`: `page_token` is none, or of another list.
+    - `RESOURCE_EXHAUSTED` / `RATE_LIMITED` with `google.rpc.QuotaFailure`: the tenant has too many calls open.
+    - `UNAVAILABLE` / `LEDGER_UNAVAILABLE`.
+    - `UNAUTHENTICATED` / `CREDENTIALS_REJECTED`; `UNAVAILABLE` / `SERVER_UNAVAILABLE` if you become known at this
+      moment.
+    - `PERMISSION_DENIED` / `PERMISSION_MISSING` without the scope `read`.
+    - `INTERNAL` / `INTERNAL`.
     """
     CancelVideoTask: _aio.UnaryUnaryMultiCallable[_video_task_service_pb2.CancelVideoTaskRequest, _video_task_pb2.VideoTask]  # type: ignore[assignment]
     """Cancels a video task. Free while it is QUEUED. Afterwards the provider, which has no cancel, may still generate and
     bill it: `on_cancel` says whether the video is kept. Cancelling a CANCELLED task returns it unchanged, unless
     `on_cancel` KEEP_VIDEO comes in time to keep a video that was to be discarded.
 
-    Errors: `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND`; `FAILED_PRECONDITION` / `VIDEO_TASK_FINAL`.
+    Errors:
+
+    - `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+    - `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND`.
+    - `FAILED_PRECONDITION` / `VIDEO_TASK_FINAL`.
+    - `RESOURCE_EXHAUSTED` / `RATE_LIMITED` with `google.rpc.QuotaFailure`: the tenant has too many calls open.
+    - `UNAVAILABLE` / `LEDGER_UNAVAILABLE`.
+    - `UNAUTHENTICATED` / `CREDENTIALS_REJECTED`; `UNAVAILABLE` / `SERVER_UNAVAILABLE` if you become known at this
+      moment.
+    - `PERMISSION_DENIED` / `PERMISSION_MISSING` without the scope `write`.
+    - `INTERNAL` / `INTERNAL`.
     """
     ResolveVideoTask: _aio.UnaryUnaryMultiCallable[_video_task_service_pb2.ResolveVideoTaskRequest, _video_task_pb2.VideoTask]  # type: ignore[assignment]
     """Says what a person has found out about an UNRESOLVED task in the provider's console: its upstream task is adopted
     and followed, or it is given up. Repeating the same decision returns the task unchanged.
 
-    Errors: `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND`; `FAILED_PRECONDITION` / `VIDEO_TASK_NOT_UNRESOLVED`;
-    `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+    Errors:
+
+    - `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+    - `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND`.
+    - `FAILED_PRECONDITION` / `VIDEO_TASK_NOT_UNRESOLVED`.
+    - `RESOURCE_EXHAUSTED` / `RATE_LIMITED` with `google.rpc.QuotaFailure`: the tenant has too many calls open.
+    - `UNAVAILABLE` / `LEDGER_UNAVAILABLE`.
+    - `UNAUTHENTICATED` / `CREDENTIALS_REJECTED`; `UNAVAILABLE` / `SERVER_UNAVAILABLE` if you become known at this
+      moment.
+    - `PERMISSION_DENIED` / `PERMISSION_MISSING` without the scope `admin`.
+    - `INTERNAL` / `INTERNAL`.
     """
     WatchVideoTasks: _aio.UnaryStreamMultiCallable[_video_task_service_pb2.WatchVideoTasksRequest, _video_task_service_pb2.WatchVideoTasksResponse]  # type: ignore[assignment]
     """Streams video tasks as they change: first a snapshot, then a message with `synced`, then every event, in one order.
@@ -211,43 +441,96 @@ class VideoTaskServiceAsyncStub(VideoTaskServiceStub):
     Keep the last `resume_token`; after a disconnect, watch again with it and miss nothing, see nothing twice.
     An end of stream with OK comes only with `until_final`. Anything else is a disconnect, never the end of a task.
 
-    Errors: `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND` for a name that does not exist; `OUT_OF_RANGE` /
-    `RESUME_TOKEN_EXPIRED`: watch again without a token; `INVALID_ARGUMENT` / `TOKEN_INVALID` or `INVALID_REQUEST`;
-    `UNAVAILABLE` / `SERVER_UNAVAILABLE` while the server drains, with `resume_token` in the ErrorInfo's metadata: it is
-    as good as that of the last message, or newer.
+    Errors:
+
+    - `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+    - `INVALID_ARGUMENT` / `TOKEN_INVALID`: `resume_token` is none, or of the snapshot of another watch.
+    - `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND` for a name that does not exist.
+    - `OUT_OF_RANGE` / `RESUME_TOKEN_EXPIRED`: watch again without a token.
+    - `UNAVAILABLE` / `SERVER_UNAVAILABLE` while the server drains, with `resume_token` in the ErrorInfo's metadata:
+      it is as good as that of the last message, or newer.
+    - `RESOURCE_EXHAUSTED` / `RATE_LIMITED` with `google.rpc.QuotaFailure`: the tenant has too many streams open.
+    - `UNAVAILABLE` / `LEDGER_UNAVAILABLE`.
+    - `UNAUTHENTICATED` / `CREDENTIALS_REJECTED`; `UNAVAILABLE` / `SERVER_UNAVAILABLE` if you become known at this
+      moment.
+    - `PERMISSION_DENIED` / `PERMISSION_MISSING` without the scope `read`.
+    - `INTERNAL` / `INTERNAL`.
     """
     ListModels: _aio.UnaryUnaryMultiCallable[_video_task_service_pb2.ListModelsRequest, _video_task_service_pb2.ListModelsResponse]  # type: ignore[assignment]
     """Returns what the models can do and what they cost: all that a form needs to offer only what will be accepted.
 
-    Errors: `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+    Errors:
+
+    - `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+    - `RESOURCE_EXHAUSTED` / `RATE_LIMITED` with `google.rpc.QuotaFailure`: the tenant has too many calls open.
+    - `UNAUTHENTICATED` / `CREDENTIALS_REJECTED`; `UNAVAILABLE` / `SERVER_UNAVAILABLE` if you become known at this
+      moment.
+    - `PERMISSION_DENIED` / `PERMISSION_MISSING` without the scope `read`.
+    - `INTERNAL` / `INTERNAL`.
     """
     QuoteVideoTask: _aio.UnaryUnaryMultiCallable[_video_task_service_pb2.QuoteVideoTaskRequest, _video_task_service_pb2.Quote]  # type: ignore[assignment]
     """Says what a video would cost, without creating anything.
 
-    Errors: `INVALID_ARGUMENT` / `INVALID_REQUEST` with all violations, as in CreateVideoTask.
+    Errors:
+
+    - `INVALID_ARGUMENT` / `INVALID_REQUEST` with all violations, as in CreateVideoTask.
+    - `RESOURCE_EXHAUSTED` / `RATE_LIMITED` with `google.rpc.QuotaFailure`: the tenant has too many calls open.
+    - `UNAUTHENTICATED` / `CREDENTIALS_REJECTED`; `UNAVAILABLE` / `SERVER_UNAVAILABLE` if you become known at this
+      moment.
+    - `PERMISSION_DENIED` / `PERMISSION_MISSING` without the scope `read`.
+    - `INTERNAL` / `INTERNAL`.
     """
     ListBudgets: _aio.UnaryUnaryMultiCallable[_video_task_service_pb2.ListBudgetsRequest, _video_task_service_pb2.ListBudgetsResponse]  # type: ignore[assignment]
     """Returns the budgets that concern the caller, with what of them is reserved and spent.
 
-    Errors: `UNAVAILABLE` / `LEDGER_UNAVAILABLE`.
+    Errors:
+
+    - `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+    - `RESOURCE_EXHAUSTED` / `RATE_LIMITED` with `google.rpc.QuotaFailure`: the tenant has too many calls open.
+    - `UNAVAILABLE` / `LEDGER_UNAVAILABLE`.
+    - `UNAUTHENTICATED` / `CREDENTIALS_REJECTED`; `UNAVAILABLE` / `SERVER_UNAVAILABLE` if you become known at this
+      moment.
+    - `PERMISSION_DENIED` / `PERMISSION_MISSING` without the scope `read`.
+    - `INTERNAL` / `INTERNAL`.
     """
     ListCallbackDeliveries: _aio.UnaryUnaryMultiCallable[_video_task_service_pb2.ListCallbackDeliveriesRequest, _video_task_service_pb2.ListCallbackDeliveriesResponse]  # type: ignore[assignment]
     """Returns a page of the calls to the callers' own `callback_url`s, the newest first: what was delivered, what is
     tried again, and what was given up (DEAD).
 
-    Errors: `INVALID_ARGUMENT` / `INVALID_REQUEST` or `TOKEN_INVALID`.
+    Errors:
+
+    - `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+    - `INVALID_ARGUMENT` / `TOKEN_INVALID`: `page_token` is none, or of another list.
+    - `RESOURCE_EXHAUSTED` / `RATE_LIMITED` with `google.rpc.QuotaFailure`: the tenant has too many calls open.
+    - `UNAVAILABLE` / `LEDGER_UNAVAILABLE`.
+    - `UNAUTHENTICATED` / `CREDENTIALS_REJECTED`; `UNAVAILABLE` / `SERVER_UNAVAILABLE` if you become known at this
+      moment.
+    - `PERMISSION_DENIED` / `PERMISSION_MISSING` without the scope `read`.
+    - `INTERNAL` / `INTERNAL`.
     """
     RetryCallbackDelivery: _aio.UnaryUnaryMultiCallable[_video_task_service_pb2.RetryCallbackDeliveryRequest, _video_task_service_pb2.CallbackDelivery]  # type: ignore[assignment]
     """Tries a DEAD delivery again, from its first attempt on; any other one is returned unchanged.
 
-    Errors: `NOT_FOUND` / `CALLBACK_DELIVERY_NOT_FOUND`; `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+    Errors:
+
+    - `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+    - `NOT_FOUND` / `CALLBACK_DELIVERY_NOT_FOUND`.
+    - `RESOURCE_EXHAUSTED` / `RATE_LIMITED` with `google.rpc.QuotaFailure`: the tenant has too many calls open.
+    - `UNAVAILABLE` / `LEDGER_UNAVAILABLE`.
+    - `UNAUTHENTICATED` / `CREDENTIALS_REJECTED`; `UNAVAILABLE` / `SERVER_UNAVAILABLE` if you become known at this
+      moment.
+    - `PERMISSION_DENIED` / `PERMISSION_MISSING` without the scope `admin`.
+    - `INTERNAL` / `INTERNAL`.
     """
 
 class VideoTaskServiceServicer(metaclass=_abc_1.ABCMeta):
     """Makes videos from text at Kling, pays once for each, and keeps the file.
 
-    Every error carries a `google.rpc.ErrorInfo` with the domain `kling-flows` and one of the reasons of `ErrorReason`.
-    Retry `UNAVAILABLE` only, after `google.rpc.RetryInfo.retry_delay` where there is one.
+    Every error carries a `google.rpc.ErrorInfo` with the domain `kling-flows` and one of the reasons of `ErrorReason`; each
+    method lists its own. What gRPC itself ends comes without: `UNAVAILABLE` where the server cannot be reached or the
+    connection breaks, `CANCELLED` and `DEADLINE_EXCEEDED` as the caller wants it, `RESOURCE_EXHAUSTED` for a message of
+    more than 8 MiB, `UNIMPLEMENTED` for a method that there is not.
+    Retry `UNAVAILABLE`, and `RATE_LIMITED` and `QUEUE_FULL`, after `google.rpc.RetryInfo.retry_delay` where there is one.
     """
 
     @_abc_1.abstractmethod
@@ -258,10 +541,21 @@ class VideoTaskServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_video_task_pb2.VideoTask, _abc.Awaitable[_video_task_pb2.VideoTask]]:
         """Makes a video task durable and returns it at once, QUEUED; watch it to see the rest.
 
-        Errors: `INVALID_ARGUMENT` / `INVALID_REQUEST` with `google.rpc.BadRequest` (all violations, at most 50);
-        `ALREADY_EXISTS` / `VIDEO_TASK_EXISTS` or `REQUEST_ID_REUSED`; `RESOURCE_EXHAUSTED` / `QUEUE_FULL`, or
-        `BUDGET_EXCEEDED` with `google.rpc.QuotaFailure` (not one to repeat);
-        `UNAVAILABLE` / `SERVER_UNAVAILABLE` while the server drains, `LEDGER_UNAVAILABLE`.
+        Errors:
+
+        - `INVALID_ARGUMENT` / `INVALID_REQUEST` with `google.rpc.BadRequest`: all violations, at most 50.
+        - `ALREADY_EXISTS` / `VIDEO_TASK_EXISTS`: `video_task_id` is taken.
+        - `ALREADY_EXISTS` / `REQUEST_ID_REUSED`: the message says which field differs.
+        - `RESOURCE_EXHAUSTED` / `QUEUE_FULL`.
+        - `RESOURCE_EXHAUSTED` / `BUDGET_EXCEEDED` with `google.rpc.QuotaFailure`: not one to repeat.
+        - `UNAVAILABLE` / `SERVER_UNAVAILABLE` while the server drains.
+        - `RESOURCE_EXHAUSTED` / `RATE_LIMITED` with `google.rpc.QuotaFailure`: the tenant creates too fast, or has too
+          many calls open.
+        - `UNAVAILABLE` / `LEDGER_UNAVAILABLE`.
+        - `UNAUTHENTICATED` / `CREDENTIALS_REJECTED`; `UNAVAILABLE` / `SERVER_UNAVAILABLE` if you become known at this
+          moment.
+        - `PERMISSION_DENIED` / `PERMISSION_MISSING` without the scope `write`.
+        - `INTERNAL` / `INTERNAL`.
         """
 
     @_abc_1.abstractmethod
@@ -275,8 +569,19 @@ class VideoTaskServiceServicer(metaclass=_abc_1.ABCMeta):
         Without `all_or_nothing` each request stands alone, and `results` says of each what CreateVideoTask would have
         answered. With it, either all are created, or none and the error names the fields as `requests[3].…`.
 
-        Errors: `INVALID_ARGUMENT` / `INVALID_REQUEST` if there are none or too many; with `all_or_nothing` every error of
-        CreateVideoTask; `UNAVAILABLE` / `SERVER_UNAVAILABLE` or `LEDGER_UNAVAILABLE`.
+        Errors:
+
+        - `INVALID_ARGUMENT` / `INVALID_REQUEST` if there are none or too many; with `all_or_nothing` also all violations.
+        - Only with `all_or_nothing`: `ALREADY_EXISTS` / `VIDEO_TASK_EXISTS`, `ALREADY_EXISTS` / `REQUEST_ID_REUSED`,
+          `RESOURCE_EXHAUSTED` / `BUDGET_EXCEEDED`, `RESOURCE_EXHAUSTED` / `QUEUE_FULL`.
+        - `UNAVAILABLE` / `SERVER_UNAVAILABLE` while the server drains.
+        - `RESOURCE_EXHAUSTED` / `RATE_LIMITED` with `google.rpc.QuotaFailure`: the tenant creates too fast, or has too
+          many calls open.
+        - `UNAVAILABLE` / `LEDGER_UNAVAILABLE`.
+        - `UNAUTHENTICATED` / `CREDENTIALS_REJECTED`; `UNAVAILABLE` / `SERVER_UNAVAILABLE` if you become known at this
+          moment.
+        - `PERMISSION_DENIED` / `PERMISSION_MISSING` without the scope `write`.
+        - `INTERNAL` / `INTERNAL`.
         """
 
     @_abc_1.abstractmethod
@@ -292,7 +597,24 @@ class VideoTaskServiceServicer(metaclass=_abc_1.ABCMeta):
         as it is. It is also safe to go on with WatchVideoTasks, the task's name and the last `resume_token`. An error after
         the create names the task in `video_task` of its ErrorInfo's metadata.
 
-        Errors: those of CreateVideoTask and of WatchVideoTasks.
+        Errors:
+
+        - `INVALID_ARGUMENT` / `INVALID_REQUEST` with `google.rpc.BadRequest`: all violations, at most 50.
+        - `ALREADY_EXISTS` / `VIDEO_TASK_EXISTS`: `video_task_id` is taken.
+        - `ALREADY_EXISTS` / `REQUEST_ID_REUSED`: the message says which field differs.
+        - `RESOURCE_EXHAUSTED` / `QUEUE_FULL`.
+        - `RESOURCE_EXHAUSTED` / `BUDGET_EXCEEDED` with `google.rpc.QuotaFailure`: not one to repeat.
+        - `OUT_OF_RANGE` / `RESUME_TOKEN_EXPIRED` if you read so slowly that events have been removed: watch the task
+          anew.
+        - `UNAVAILABLE` / `SERVER_UNAVAILABLE` while the server drains, with `resume_token` in the ErrorInfo's metadata:
+          it is as good as that of the last message, or newer.
+        - `RESOURCE_EXHAUSTED` / `RATE_LIMITED` with `google.rpc.QuotaFailure`: the tenant creates too fast, or has too
+          many streams open.
+        - `UNAVAILABLE` / `LEDGER_UNAVAILABLE`.
+        - `UNAUTHENTICATED` / `CREDENTIALS_REJECTED`; `UNAVAILABLE` / `SERVER_UNAVAILABLE` if you become known at this
+          moment.
+        - `PERMISSION_DENIED` / `PERMISSION_MISSING` without the scope `write`.
+        - `INTERNAL` / `INTERNAL`.
         """
 
     @_abc_1.abstractmethod
@@ -304,9 +626,20 @@ class VideoTaskServiceServicer(metaclass=_abc_1.ABCMeta):
         """Streams an archived file, so that a caller needs no credentials of the storage. The first message has the facts,
         every message a piece of at most 256 KiB. After a disconnect call again with the `offset` that was reached.
 
-        Errors: `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND`; `FAILED_PRECONDITION` / `VIDEO_NOT_ARCHIVED` while there is no such
-        file in the server's archive; `OUT_OF_RANGE` / `INVALID_REQUEST` for an offset behind the end; `UNAVAILABLE` /
-        `ARCHIVE_FAILED` if the storage cannot be read, `SERVER_UNAVAILABLE` while the server drains.
+        Errors:
+
+        - `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+        - `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND`.
+        - `FAILED_PRECONDITION` / `VIDEO_NOT_ARCHIVED` while there is no such file in the server's archive.
+        - `OUT_OF_RANGE` / `INVALID_REQUEST` for an offset behind the end.
+        - `UNAVAILABLE` / `ARCHIVE_FAILED` if the storage cannot be read.
+        - `UNAVAILABLE` / `SERVER_UNAVAILABLE` while the server drains, with `offset` in the ErrorInfo's metadata.
+        - `RESOURCE_EXHAUSTED` / `RATE_LIMITED` with `google.rpc.QuotaFailure`: the tenant has too many streams open.
+        - `UNAVAILABLE` / `LEDGER_UNAVAILABLE`.
+        - `UNAUTHENTICATED` / `CREDENTIALS_REJECTED`; `UNAVAILABLE` / `SERVER_UNAVAILABLE` if you become known at this
+          moment.
+        - `PERMISSION_DENIED` / `PERMISSION_MISSING` without the scope `read`.
+        - `INTERNAL` / `INTERNAL`.
         """
 
     @_abc_1.abstractmethod
@@ -317,7 +650,16 @@ class VideoTaskServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_video_task_pb2.VideoTask, _abc.Awaitable[_video_task_pb2.VideoTask]]:
         """Returns one video task.
 
-        Errors: `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND`; `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+        Errors:
+
+        - `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+        - `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND`.
+        - `RESOURCE_EXHAUSTED` / `RATE_LIMITED` with `google.rpc.QuotaFailure`: the tenant has too many calls open.
+        - `UNAVAILABLE` / `LEDGER_UNAVAILABLE`.
+        - `UNAUTHENTICATED` / `CREDENTIALS_REJECTED`; `UNAVAILABLE` / `SERVER_UNAVAILABLE` if you become known at this
+          moment.
+        - `PERMISSION_DENIED` / `PERMISSION_MISSING` without the scope `read`.
+        - `INTERNAL` / `INTERNAL`.
         """
 
     @_abc_1.abstractmethod
@@ -328,7 +670,16 @@ class VideoTaskServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_video_task_service_pb2.ListVideoTasksResponse, _abc.Awaitable[_video_task_service_pb2.ListVideoTasksResponse]]:
         """Returns a page of video tasks, the newest first unless `order_by` says otherwise.
 
-        Errors: `INVALID_ARGUMENT` / `INVALID_REQUEST` or `TOKEN_INVALID`.
+        Errors:
+
+        - `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+        - `INVALID_ARGUMENT` / `TOKEN_INVALID`: `page_token` is none, or of another list.
+        - `RESOURCE_EXHAUSTED` / `RATE_LIMITED` with `google.rpc.QuotaFailure`: the tenant has too many calls open.
+        - `UNAVAILABLE` / `LEDGER_UNAVAILABLE`.
+        - `UNAUTHENTICATED` / `CREDENTIALS_REJECTED`; `UNAVAILABLE` / `SERVER_UNAVAILABLE` if you become known at this
+          moment.
+        - `PERMISSION_DENIED` / `PERMISSION_MISSING` without the scope `read`.
+        - `INTERNAL` / `INTERNAL`.
         """
 
     @_abc_1.abstractmethod
@@ -341,7 +692,17 @@ class VideoTaskServiceServicer(metaclass=_abc_1.ABCMeta):
         bill it: `on_cancel` says whether the video is kept. Cancelling a CANCELLED task returns it unchanged, unless
         `on_cancel` KEEP_VIDEO comes in time to keep a video that was to be discarded.
 
-        Errors: `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND`; `FAILED_PRECONDITION` / `VIDEO_TASK_FINAL`.
+        Errors:
+
+        - `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+        - `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND`.
+        - `FAILED_PRECONDITION` / `VIDEO_TASK_FINAL`.
+        - `RESOURCE_EXHAUSTED` / `RATE_LIMITED` with `google.rpc.QuotaFailure`: the tenant has too many calls open.
+        - `UNAVAILABLE` / `LEDGER_UNAVAILABLE`.
+        - `UNAUTHENTICATED` / `CREDENTIALS_REJECTED`; `UNAVAILABLE` / `SERVER_UNAVAILABLE` if you become known at this
+          moment.
+        - `PERMISSION_DENIED` / `PERMISSION_MISSING` without the scope `write`.
+        - `INTERNAL` / `INTERNAL`.
         """
 
     @_abc_1.abstractmethod
@@ -353,8 +714,17 @@ class VideoTaskServiceServicer(metaclass=_abc_1.ABCMeta):
         """Says what a person has found out about an UNRESOLVED task in the provider's console: its upstream task is adopted
         and followed, or it is given up. Repeating the same decision returns the task unchanged.
 
-        Errors: `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND`; `FAILED_PRECONDITION` / `VIDEO_TASK_NOT_UNRESOLVED`;
-        `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+        Errors:
+
+        - `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+        - `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND`.
+        - `FAILED_PRECONDITION` / `VIDEO_TASK_NOT_UNRESOLVED`.
+        - `RESOURCE_EXHAUSTED` / `RATE_LIMITED` with `google.rpc.QuotaFailure`: the tenant has too many calls open.
+        - `UNAVAILABLE` / `LEDGER_UNAVAILABLE`.
+        - `UNAUTHENTICATED` / `CREDENTIALS_REJECTED`; `UNAVAILABLE` / `SERVER_UNAVAILABLE` if you become known at this
+          moment.
+        - `PERMISSION_DENIED` / `PERMISSION_MISSING` without the scope `admin`.
+        - `INTERNAL` / `INTERNAL`.
         """
 
     @_abc_1.abstractmethod
@@ -369,10 +739,20 @@ class VideoTaskServiceServicer(metaclass=_abc_1.ABCMeta):
         Keep the last `resume_token`; after a disconnect, watch again with it and miss nothing, see nothing twice.
         An end of stream with OK comes only with `until_final`. Anything else is a disconnect, never the end of a task.
 
-        Errors: `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND` for a name that does not exist; `OUT_OF_RANGE` /
-        `RESUME_TOKEN_EXPIRED`: watch again without a token; `INVALID_ARGUMENT` / `TOKEN_INVALID` or `INVALID_REQUEST`;
-        `UNAVAILABLE` / `SERVER_UNAVAILABLE` while the server drains, with `resume_token` in the ErrorInfo's metadata: it is
-        as good as that of the last message, or newer.
+        Errors:
+
+        - `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+        - `INVALID_ARGUMENT` / `TOKEN_INVALID`: `resume_token` is none, or of the snapshot of another watch.
+        - `NOT_FOUND` / `VIDEO_TASK_NOT_FOUND` for a name that does not exist.
+        - `OUT_OF_RANGE` / `RESUME_TOKEN_EXPIRED`: watch again without a token.
+        - `UNAVAILABLE` / `SERVER_UNAVAILABLE` while the server drains, with `resume_token` in the ErrorInfo's metadata:
+          it is as good as that of the last message, or newer.
+        - `RESOURCE_EXHAUSTED` / `RATE_LIMITED` with `google.rpc.QuotaFailure`: the tenant has too many streams open.
+        - `UNAVAILABLE` / `LEDGER_UNAVAILABLE`.
+        - `UNAUTHENTICATED` / `CREDENTIALS_REJECTED`; `UNAVAILABLE` / `SERVER_UNAVAILABLE` if you become known at this
+          moment.
+        - `PERMISSION_DENIED` / `PERMISSION_MISSING` without the scope `read`.
+        - `INTERNAL` / `INTERNAL`.
         """
 
     @_abc_1.abstractmethod
@@ -383,7 +763,14 @@ class VideoTaskServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_video_task_service_pb2.ListModelsResponse, _abc.Awaitable[_video_task_service_pb2.ListModelsResponse]]:
         """Returns what the models can do and what they cost: all that a form needs to offer only what will be accepted.
 
-        Errors: `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+        Errors:
+
+        - `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+        - `RESOURCE_EXHAUSTED` / `RATE_LIMITED` with `google.rpc.QuotaFailure`: the tenant has too many calls open.
+        - `UNAUTHENTICATED` / `CREDENTIALS_REJECTED`; `UNAVAILABLE` / `SERVER_UNAVAILABLE` if you become known at this
+          moment.
+        - `PERMISSION_DENIED` / `PERMISSION_MISSING` without the scope `read`.
+        - `INTERNAL` / `INTERNAL`.
         """
 
     @_abc_1.abstractmethod
@@ -394,7 +781,14 @@ class VideoTaskServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_video_task_service_pb2.Quote, _abc.Awaitable[_video_task_service_pb2.Quote]]:
         """Says what a video would cost, without creating anything.
 
-        Errors: `INVALID_ARGUMENT` / `INVALID_REQUEST` with all violations, as in CreateVideoTask.
+        Errors:
+
+        - `INVALID_ARGUMENT` / `INVALID_REQUEST` with all violations, as in CreateVideoTask.
+        - `RESOURCE_EXHAUSTED` / `RATE_LIMITED` with `google.rpc.QuotaFailure`: the tenant has too many calls open.
+        - `UNAUTHENTICATED` / `CREDENTIALS_REJECTED`; `UNAVAILABLE` / `SERVER_UNAVAILABLE` if you become known at this
+          moment.
+        - `PERMISSION_DENIED` / `PERMISSION_MISSING` without the scope `read`.
+        - `INTERNAL` / `INTERNAL`.
         """
 
     @_abc_1.abstractmethod
@@ -405,7 +799,15 @@ class VideoTaskServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_video_task_service_pb2.ListBudgetsResponse, _abc.Awaitable[_video_task_service_pb2.ListBudgetsResponse]]:
         """Returns the budgets that concern the caller, with what of them is reserved and spent.
 
-        Errors: `UNAVAILABLE` / `LEDGER_UNAVAILABLE`.
+        Errors:
+
+        - `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+        - `RESOURCE_EXHAUSTED` / `RATE_LIMITED` with `google.rpc.QuotaFailure`: the tenant has too many calls open.
+        - `UNAVAILABLE` / `LEDGER_UNAVAILABLE`.
+        - `UNAUTHENTICATED` / `CREDENTIALS_REJECTED`; `UNAVAILABLE` / `SERVER_UNAVAILABLE` if you become known at this
+          moment.
+        - `PERMISSION_DENIED` / `PERMISSION_MISSING` without the scope `read`.
+        - `INTERNAL` / `INTERNAL`.
         """
 
     @_abc_1.abstractmethod
@@ -417,7 +819,16 @@ class VideoTaskServiceServicer(metaclass=_abc_1.ABCMeta):
         """Returns a page of the calls to the callers' own `callback_url`s, the newest first: what was delivered, what is
         tried again, and what was given up (DEAD).
 
-        Errors: `INVALID_ARGUMENT` / `INVALID_REQUEST` or `TOKEN_INVALID`.
+        Errors:
+
+        - `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+        - `INVALID_ARGUMENT` / `TOKEN_INVALID`: `page_token` is none, or of another list.
+        - `RESOURCE_EXHAUSTED` / `RATE_LIMITED` with `google.rpc.QuotaFailure`: the tenant has too many calls open.
+        - `UNAVAILABLE` / `LEDGER_UNAVAILABLE`.
+        - `UNAUTHENTICATED` / `CREDENTIALS_REJECTED`; `UNAVAILABLE` / `SERVER_UNAVAILABLE` if you become known at this
+          moment.
+        - `PERMISSION_DENIED` / `PERMISSION_MISSING` without the scope `read`.
+        - `INTERNAL` / `INTERNAL`.
         """
 
     @_abc_1.abstractmethod
@@ -428,7 +839,16 @@ class VideoTaskServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_video_task_service_pb2.CallbackDelivery, _abc.Awaitable[_video_task_service_pb2.CallbackDelivery]]:
         """Tries a DEAD delivery again, from its first attempt on; any other one is returned unchanged.
 
-        Errors: `NOT_FOUND` / `CALLBACK_DELIVERY_NOT_FOUND`; `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+        Errors:
+
+        - `INVALID_ARGUMENT` / `INVALID_REQUEST`.
+        - `NOT_FOUND` / `CALLBACK_DELIVERY_NOT_FOUND`.
+        - `RESOURCE_EXHAUSTED` / `RATE_LIMITED` with `google.rpc.QuotaFailure`: the tenant has too many calls open.
+        - `UNAVAILABLE` / `LEDGER_UNAVAILABLE`.
+        - `UNAUTHENTICATED` / `CREDENTIALS_REJECTED`; `UNAVAILABLE` / `SERVER_UNAVAILABLE` if you become known at this
+          moment.
+        - `PERMISSION_DENIED` / `PERMISSION_MISSING` without the scope `admin`.
+        - `INTERNAL` / `INTERNAL`.
         """
 
 def add_VideoTaskServiceServicer_to_server(servicer: VideoTaskServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

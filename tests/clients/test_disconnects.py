@@ -16,7 +16,7 @@ from .client import Client, Event, Outcome
 from .conftest import BUILDERS, Stack
 from .proxy import Proxy, random_fates
 
-pytestmark = [pytest.mark.xdist_group("clients"), pytest.mark.full]
+pytestmark = pytest.mark.xdist_group("clients")
 
 TASKS = 40
 CUTS = 100

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from kling_flows.v1.video_task_service_pb2 import DESCRIPTOR
-from tests.stack import PATIENCE, clean_environment
+from tests.stack import PATIENCE, clean_environment, until
 
 from .conftest import Stack
 from .toolchains import grpcurl
@@ -40,6 +41,18 @@ class Grpcurl:
     def method(self, method: str, **fields: Any) -> Any:
         done = self(f"{SERVICE.full_name}/{method}", data=fields)
         return json.loads(done.stdout or done.stderr)
+
+    def stream(self, method: str, **fields: Any) -> list[Any]:
+        """The messages of a stream that ends with OK."""
+        done = self(f"{SERVICE.full_name}/{method}", data=fields)
+        assert done.returncode == 0, done.stderr
+        messages: list[Any] = []
+        rest, decoder = done.stdout.strip(), json.JSONDecoder()
+        while rest:
+            message, end = decoder.raw_decode(rest)
+            messages.append(message)
+            rest = rest[end:].lstrip()
+        return messages
 
 
 @pytest.fixture
@@ -93,3 +106,26 @@ def test_grpcurl_calls_every_unary_method(curl: Grpcurl) -> None:
         ("RetryCallbackDelivery", "CALLBACK_DELIVERY_NOT_FOUND"),
     ):
         assert [detail["reason"] for detail in answers[method]["details"] if "reason" in detail] == [reason]
+
+
+def test_grpcurl_calls_every_method_that_streams(curl: Grpcurl) -> None:
+    def stop() -> None:
+        until(lambda: "streamed" in str(curl.method("ListVideoTasks").get("video_tasks")), "the task is there")
+        curl.method("CancelVideoTask", name="videoTasks/streamed")
+
+    with ThreadPoolExecutor() as threads:
+        stopping = threads.submit(stop)
+        generated = curl.stream("GenerateVideo", create={"video_task": SPEC, "video_task_id": "streamed"})
+        stopping.result()
+    watched = curl.stream("WatchVideoTasks", names=["videoTasks/streamed"], until_final=True)
+    refused = curl.method("DownloadVideo", name="videoTasks/streamed")
+
+    assert [task["state"] for task in _tasks(generated)] == ["QUEUED", "CANCELLED"]
+    assert _tasks(watched) == _tasks(generated)[-1:]
+    assert [detail["reason"] for detail in refused["details"] if "reason" in detail] == ["VIDEO_NOT_ARCHIVED"]
+    streams = {"GenerateVideo", "WatchVideoTasks", "DownloadVideo"}
+    assert streams == {method.name for method in SERVICE.methods if method.server_streaming}
+
+
+def _tasks(messages: list[Any]) -> list[Any]:
+    return [task for message in messages for task in message.get("video_tasks", ())]

@@ -47,6 +47,10 @@ NOT_RUN = {
         "export KLING_FLOWS_LEDGER_URL=postgresql://kling@db.internal/kling PGPASSWORD=…",
     ): "needs PostgreSQL; tests/ledger",
     ("docs/operations.md", "kling-flows ledger export ledger.jsonl"): "needs PostgreSQL; tests/ledger",
+    (
+        "docs/operations.md",
+        'grpcurl -H "authorization: Bearer $TOKEN" front.internal:50051 grpc.channelz.v1.Channelz/GetServers',
+    ): "asks a front that is elsewhere; tests/front/test_front_channelz.py",
 }
 
 #: Pages that `make faults` runs, because another one tries the same commands on every `make test`.

@@ -38,8 +38,8 @@ REQUEST = TextToVideoRequest(prompt="a cup")
 
 
 def test_new_ids_differ_sort_by_time_and_are_ids_that_a_caller_could_choose() -> None:
-    ids = [new_task_id() for _ in range(100)]
-    assert len(set(ids)) == 100
+    ids = [new_task_id() for _ in range(1_000)]
+    assert len(set(ids)) == 1_000
     assert [name[:10] for name in ids] == sorted(name[:10] for name in ids)
     assert all(TASK_ID.fullmatch(name) for name in ids)
     assert new_runner_id() != new_runner_id()

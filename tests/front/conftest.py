@@ -1,13 +1,38 @@
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from grpc_server import interceptors
+from grpc_server.errors import is_public
+from kling_flows.errors import KlingFlowsError
+
 from .access import ADS, NEWS, READER, entry
+from .documented import documented
 from .rig import Rig, Served
+
+
+@pytest.fixture(autouse=True)
+def no_undocumented_refusals(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Whatever an RPC is refused with in these tests stands beside it in the proto."""
+    unknown: set[tuple[str, str, str]] = set()
+
+    async def noting(context: object, method: str, error: Exception) -> None:
+        name, ending = method.rpartition("/")[2], ("INTERNAL", "INTERNAL")
+        if isinstance(error, KlingFlowsError) and is_public(error):
+            ending = (error.grpc_code, error.reason)
+        if ending not in documented().get(name, {ending}):
+            unknown.add((name, *ending))
+        await abort(context, method, error)
+
+    abort: Any = interceptors.__dict__["_abort"]
+    monkeypatch.setattr(interceptors, "_abort", noting)
+    yield
+    assert not unknown, f"not in the proto: {unknown}"
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from typing import Any, Self, TypeVar, cast
 import grpc
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, QuotaFailure, ResourceInfo, RetryInfo
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 
 from grpc_server.server import Front
@@ -178,6 +179,16 @@ async def refused(call: Awaitable[Any]) -> Refusal:
     except grpc.aio.AioRpcError as error:
         return Refusal.of(error)
     raise AssertionError(f"expected an error, got {answer}")
+
+
+async def reflected(served: Served) -> set[str]:
+    """The services that reflection lists."""
+    channel: Any = served.channel
+    stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+    call = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
+    answer = await asyncio.wait_for(call.read(), PATIENCE)
+    call.cancel()
+    return {service.name for service in answer.list_services_response.service}
 
 
 async def eventually(check: Callable[[], Awaitable[bool]]) -> None:

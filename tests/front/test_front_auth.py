@@ -40,6 +40,15 @@ async def test_credentials_that_are_not_known_are_refused_and_not_repeated(guard
     assert header.removeprefix("Bearer ") not in refusal.message or not header.removeprefix("Bearer ")
 
 
+async def test_no_token_is_in_the_log(guarded: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    await create(guarded, ADS)
+    await refused(create(guarded, "token-of-nobody"))
+    await refused(create(guarded, READER))
+    log = "".join(capsys.readouterr())
+    assert all(words in log for words in ("rpc ended", "CREDENTIALS_REJECTED", "PERMISSION_MISSING"))
+    assert "token-of-" not in log
+
+
 @pytest.mark.parametrize("header", [{}, bearer("wrong")])
 async def test_strangers_are_refused_before_anything_they_send_is_taken_in(
     guarded: Served, header: dict[str, Any]
@@ -201,6 +210,36 @@ async def test_a_client_certificate_is_a_tenants(rig: Rig, tmp_path: Path) -> No
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await VideoTaskServiceStub(channel).CreateVideoTask(create_request(), timeout=5)
     assert caught.value.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+
+
+async def test_the_authority_of_client_certificates_is_exchanged_without_a_restart(rig: Rig, tmp_path: Path) -> None:
+    servers = Authority(tmp_path / "servers")
+    before, after = (Authority(tmp_path / name, name) for name in ("before", "after"))
+    access, client_ca = tmp_path / "access.toml", tmp_path / "clients.pem"
+    access.write_text('[[certificate]]\nsubject = "ads"\ntenant = "ads"\nscopes = ["read", "write"]\n')
+    client_ca.write_bytes(before.path.read_bytes())
+    cert, key = servers.issue("server")
+    served = await rig.serve(tls_cert=cert, tls_key=key, tls_client_ca=client_ca, access_file=access)
+    clients = {authority: authority.issue("ads") for authority in (before, after)}
+
+    async def lets_in(authority: Authority) -> bool:
+        client_cert, client_key = clients[authority]
+        credentials = grpc.ssl_channel_credentials(
+            servers.path.read_bytes(), client_key.read_bytes(), client_cert.read_bytes()
+        )
+        async with grpc.aio.secure_channel(served.front.address, credentials) as channel:
+            try:
+                await VideoTaskServiceStub(channel).CreateVideoTask(create_request(), timeout=5)
+            except grpc.aio.AioRpcError as error:
+                return error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+        return True
+
+    assert (await lets_in(before), await lets_in(after)) == (True, False)
+    client_ca.write_bytes(after.path.read_bytes())
+    assert (await lets_in(before), await lets_in(after)) == (False, True)
+    # While one is exchanged for the other, both may be named.
+    client_ca.write_bytes(before.path.read_bytes() + after.path.read_bytes())
+    assert (await lets_in(before), await lets_in(after)) == (True, True)
 
 
 def _other_key(authority: Authority, cert: Path, key: Path) -> tuple[Path, Path]:

@@ -101,15 +101,29 @@ async def test_a_request_id_that_is_repeated_at_the_same_time_makes_one_task(ser
 
 
 @pytest.mark.parametrize(
-    "other", [create_request("a dog"), create_request(labels={"a": "b"}), create_request(video_task_id="v")]
+    ("other", "fields"),
+    [
+        (create_request("a dog"), "video_task.text_to_video.prompt"),
+        (create_request(labels={"a": "b"}), "video_task.labels"),
+        (create_request(video_task_id="v"), "video_task_id"),
+        (
+            create_request(spec=spec_pb.TextToVideo(prompt="a dog", duration=10), labels={"a": "b"}),
+            "video_task.text_to_video.prompt, video_task.text_to_video.duration, video_task.labels",
+        ),
+    ],
 )
-async def test_a_request_id_with_another_body_is_refused(served: Served, other: rpc.CreateVideoTaskRequest) -> None:
+async def test_a_request_id_with_another_body_is_refused_with_what_differs(
+    served: Served, other: rpc.CreateVideoTaskRequest, fields: str
+) -> None:
     task = await served.create(request_id="r-1")
     other.request_id = "r-1"
     refusal = await refused(served.stub.CreateVideoTask(other))
 
     assert (refusal.code, refusal.reason) == (grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED")
     assert refusal.info.metadata["request_id"] == "r-1"
+    assert refusal.info.metadata["fields"] == fields
+    assert f"with another {fields};" in refusal.message
+    assert "a dog" not in refusal.message
     assert refusal.resource is not None
     assert refusal.resource.resource_name == task.name
 
@@ -253,7 +267,8 @@ async def test_a_full_queue_refuses_with_a_delay_and_takes_again_once_it_is_empt
 async def test_the_queue_is_not_counted_for_every_create_and_its_limit_holds_all_the_same(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("grpc_server.admission.COUNT_SECONDS", 3600.0)
+    for name in ("COUNT_SECONDS", "RECOUNT_SECONDS"):
+        monkeypatch.setattr(f"grpc_server.admission.{name}", 3600.0)
     served = await rig.serve(max_queued=20)
     counts = 0
     count_waiting = served.ledger.count_waiting

@@ -7,8 +7,9 @@ from typing import Any
 
 import grpc
 import pytest
-from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, QuotaFailure, RetryInfo
 
+from grpc_server.convert import message_of
 from grpc_server.errors import internal_status, is_public, status_of
 from kling_flows.errors import (
     ArchiveError,
@@ -22,8 +23,11 @@ from kling_flows.errors import (
     VideoTaskNotFound,
     Violation,
 )
+from kling_flows.ledger import ErrorRecord, State
 from kling_flows.upstream import UpstreamError
 from kling_flows.v1.error_reason_pb2 import ErrorReason
+
+from .rig import new_record
 
 
 def _tree(root: type[KlingFlowsError]) -> Iterator[type[KlingFlowsError]]:
@@ -76,8 +80,33 @@ def test_every_error_becomes_a_status_with_its_code_and_reason(kind: type[KlingF
     assert status.details[0].Unpack(info)
     assert (info.domain, info.reason) == ("kling-flows", kind.reason)
     retryable = any(detail.Is(RetryInfo.DESCRIPTOR) for detail in status.details)
-    assert retryable is (kind.grpc_code == "UNAVAILABLE" or kind.reason in ("QUEUE_FULL", "RATE_LIMITED"))
+    if isinstance(error, UpstreamError):
+        # An ambiguous one is UNAVAILABLE too, and must be looked up before anything is sent again.
+        assert retryable is error.retryable
+    else:
+        assert retryable is (kind.grpc_code == "UNAVAILABLE" or kind.reason in ("QUEUE_FULL", "RATE_LIMITED"))
+    quota = any(detail.Is(QuotaFailure.DESCRIPTOR) for detail in status.details)
+    exhausted = kind.grpc_code == "RESOURCE_EXHAUSTED" and kind.reason != "QUEUE_FULL"
+    assert quota is (exhausted if not isinstance(error, UpstreamError) else error.quota_subject is not None)
     assert any(detail.Is(BadRequest.DESCRIPTOR) for detail in status.details) is (kind is InvalidRequest)
+
+
+@pytest.mark.parametrize(
+    ("reason", "subject"),
+    [
+        ("UPSTREAM_BILLING", "account:units"),
+        ("UPSTREAM_CONCURRENCY", "account:concurrent-tasks"),
+        ("UPSTREAM_AUTH", ""),
+    ],
+)
+def test_a_task_says_what_has_run_out_and_never_asks_to_be_repeated(reason: str, subject: str) -> None:
+    record = ErrorRecord(reason=reason, grpc_code="RESOURCE_EXHAUSTED", message="no units are left")
+    task = new_record("v").model_copy(update={"state": State.FAILED, "error": record})
+    details = message_of(task, full=False).error.details
+    quota = QuotaFailure()
+
+    assert [detail.Unpack(quota) for detail in details] == [False, *([True] if subject else [])]
+    assert [violation.subject for violation in quota.violations] == ([subject] if subject else [])
 
 
 @pytest.mark.parametrize("error", [LeaseLost("x"), KlingFlowsError("x"), UpstreamError("x"), KeyError("x")])

@@ -29,6 +29,7 @@ GOOD: dict[str, TaskFilter] = {
     'labels.a = "猫\n"': TaskFilter(labels=(("a", "猫\n"),)),
     "labels.a = 1 AND state = FAILED AND labels.b = 2": TaskFilter(State.FAILED, (("a", "1"), ("b", "2"))),
     "labels.a = 1 AND labels.a = 1": TaskFilter(labels=(("a", "1"),)),
+    "tenant = default AND state = QUEUED": TaskFilter(State.QUEUED),
     "labels.state = x": TaskFilter(labels=(("state", "x"),)),
     'model_name = "kling-v3"': TaskFilter(model_name="kling-v3"),
     "model_name=kling-v2-6 AND model_name=kling-v2-6": TaskFilter(model_name="kling-v2-6"),
@@ -45,7 +46,7 @@ GOOD: dict[str, TaskFilter] = {
 
 @pytest.mark.parametrize(("text", "expected"), GOOD.items(), ids=[repr(text) for text in GOOD])
 def test_conditions_are_read(text: str, expected: TaskFilter) -> None:
-    assert parse_filter(text) == expected
+    assert parse_filter(text, "default") == expected
 
 
 @pytest.mark.parametrize(
@@ -54,10 +55,12 @@ def test_conditions_are_read(text: str, expected: TaskFilter) -> None:
         "state = QUEUED AND state = FAILED",
         "labels.a = 1 AND labels.a = 2",
         "model_name = a AND model_name = b",
+        "tenant = default AND tenant = b",
+        "tenant = b",
     ],
 )
-def test_conditions_that_contradict_each_other_match_nothing(text: str) -> None:
-    selected = parse_filter(text)
+def test_conditions_that_contradict_each_other_or_name_another_tenant_match_nothing(text: str) -> None:
+    selected = parse_filter(text, "default")
 
     assert isinstance(selected, TaskFilter)
     assert selected.nothing
@@ -112,7 +115,7 @@ BAD = [
 
 @pytest.mark.parametrize("text", BAD, ids=[text[:30] for text in BAD])
 def test_anything_else_is_refused_with_what_can_be_said(text: str) -> None:
-    violation = parse_filter(text)
+    violation = parse_filter(text, "default")
 
     assert isinstance(violation, Violation)
     assert violation.field == "filter"
@@ -140,7 +143,7 @@ async def test_the_ledger_and_memory_select_the_same_tasks(rig: Rig) -> None:
         texts.append(f'end_time {comparison} "{ended_at.isoformat()}" AND model_name = model-1')
         texts.append(f'end_time {comparison} "{ended_at.isoformat()}" AND state = FAILED')
     for text in (*GOOD, *texts):
-        selected = parse_filter(text)
+        selected = parse_filter(text, "default")
         assert isinstance(selected, TaskFilter)
         rows = await ledger.list_tasks(tenant="default", **selected.query)
         assert {task.id for _, task in rows} == {task.id for task in tasks if selected.matches(task)}

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
+from typing import Any
+
 import grpc
 import pytest
 
@@ -9,7 +13,8 @@ from grpc_server.limits import TenantLimits
 from kling_flows.errors import RateLimited
 from kling_flows.v1 import video_task_service_pb2 as rpc
 
-from .rig import Rig, eventually, refused
+from .access import ADS, NEWS, bearer, create
+from .rig import PATIENCE, Rig, eventually, refused
 
 
 class Clock:
@@ -75,3 +80,27 @@ async def test_streams_beyond_the_limit_are_refused_and_a_place_is_free_when_one
         return second.cancel()
 
     await eventually(place_is_free)
+
+
+async def test_calls_beyond_the_limit_are_refused_and_those_of_another_tenant_are_not(
+    rig: Rig, access_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = await rig.serve(access_file=access_file, max_calls=1)
+    begun, answer, list_tasks = asyncio.Event(), asyncio.Event(), served.ledger.list_tasks
+
+    async def slowly(**wanted: Any) -> Any:
+        begun.set()
+        await answer.wait()
+        return await list_tasks(**wanted)
+
+    monkeypatch.setattr(served.ledger, "list_tasks", slowly)
+    first = served.stub.ListVideoTasks(rpc.ListVideoTasksRequest(), **bearer(ADS))
+    await asyncio.wait_for(begun.wait(), PATIENCE)
+    refusal = await refused(create(served, ADS))
+    assert (refusal.code, refusal.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "RATE_LIMITED")
+    assert refusal.quota is not None
+    assert [violation.subject for violation in refusal.quota.violations] == ["tenant:ads/calls"]
+    await create(served, NEWS)
+    answer.set()
+    await asyncio.wait_for(first, PATIENCE)
+    await create(served, ADS)

@@ -5,20 +5,22 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import sqlite3
 import stat
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from grpc_server.listen import listen_address
 from grpc_server.server import Front
 from kling_flows.errors import ConfigurationError, CredentialsMissing, LedgerUnavailable
+from kling_flows.ledger import sqlite
 
-from .rig import PATIENCE, Rig, Served, eventually, front_settings
+from .rig import Rig, Served, eventually, front_settings, reflected, refused
 
 SERVICE = "kling_flows.v1.VideoTaskService"
 
@@ -108,13 +110,28 @@ async def test_health_follows_the_ledger(rig: Rig, monkeypatch: pytest.MonkeyPat
     async def away() -> int:
         raise LedgerUnavailable("locked")
 
-    async def says(status: int) -> bool:
-        return await _health(served, SERVICE) == status
-
     monkeypatch.setattr(served.ledger, "head", away)
-    await eventually(lambda: says(health_pb2.HealthCheckResponse.NOT_SERVING))
+    await eventually(lambda: _says(served, health_pb2.HealthCheckResponse.NOT_SERVING))
     monkeypatch.setattr(served.ledger, "head", head)
-    await eventually(lambda: says(health_pb2.HealthCheckResponse.SERVING))
+    await eventually(lambda: _says(served, health_pb2.HealthCheckResponse.SERVING))
+
+
+async def test_health_follows_a_ledger_that_cannot_be_written_for_a_while(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("grpc_server.health.LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.2)
+    served = await rig.serve()
+    with closing(sqlite3.connect(rig.url.removeprefix("sqlite:///"), isolation_level=None)) as holder:
+        holder.execute("BEGIN IMMEDIATE")
+        assert (await refused(served.create())).reason == "LEDGER_UNAVAILABLE"
+        await eventually(lambda: _says(served, health_pb2.HealthCheckResponse.NOT_SERVING))
+    await eventually(lambda: _says(served, health_pb2.HealthCheckResponse.SERVING))
+    assert (await served.create()).revision == 1
+
+
+async def _says(served: Served, status: int) -> bool:
+    return await _health(served, SERVICE) == status
 
 
 async def test_health_tells_of_a_log_that_cannot_be_followed(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,13 +153,7 @@ async def test_health_tells_of_a_log_that_cannot_be_followed(rig: Rig, monkeypat
 
 
 async def test_reflection_lists_the_services(served: Served) -> None:
-    stub: Any = reflection_pb2_grpc.ServerReflectionStub(served.channel)
-    call = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
-    answer = await asyncio.wait_for(call.read(), PATIENCE)
-    call.cancel()
-
-    names = {service.name for service in answer.list_services_response.service}
-    assert names == {SERVICE, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
+    assert await reflected(served) == {SERVICE, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
 
 
 async def test_a_method_that_does_not_exist_is_unimplemented(served: Served) -> None:

@@ -124,6 +124,7 @@ REQUESTS: Mapping[str, Callable[[Known], list[Message]]] = {
     "ListVideoTasks": lambda known: [
         rpc.ListVideoTasksRequest(page_size=1, page_token=known.page_token),
         rpc.ListVideoTasksRequest(filter=f'labels.team = "{known.label}"'),
+        rpc.ListVideoTasksRequest(filter="tenant = ads"),
         rpc.ListVideoTasksRequest(),
     ],
     "WatchVideoTasks": lambda known: [
@@ -132,6 +133,7 @@ REQUESTS: Mapping[str, Callable[[Known], list[Message]]] = {
         rpc.WatchVideoTasksRequest(names=[known.name], resume_token=known.snapshot_token),
         rpc.WatchVideoTasksRequest(resume_token=known.snapshot_token),
         rpc.WatchVideoTasksRequest(filter=f'labels.team = "{known.label}"'),
+        rpc.WatchVideoTasksRequest(filter="tenant = ads"),
         rpc.WatchVideoTasksRequest(),
     ],
     "ListCallbackDeliveries": lambda known: [

@@ -93,4 +93,3 @@ def test_only_what_runs_out_is_a_matter_of_quota(kind: type[UpstreamError]) -> N
     subject = {"billing": "account:units", "concurrency": "account:concurrent-tasks"}.get(kind.error_class)
     error = kind("what ran out")
     assert error.quota_subject == subject
-    assert error.quota_description == ("what ran out" if subject else None)

@@ -65,7 +65,8 @@ const (
 	ErrorReason_UPSTREAM_INVALID ErrorReason = 18
 	// FAILED_PRECONDITION: the provider refused our key.
 	ErrorReason_UPSTREAM_AUTH ErrorReason = 19
-	// RESOURCE_EXHAUSTED: the account at the provider has no units left.
+	// RESOURCE_EXHAUSTED: the account at the provider has no units left; with `google.rpc.QuotaFailure`, subject
+	// `account:units`.
 	ErrorReason_UPSTREAM_BILLING ErrorReason = 20
 	// PERMISSION_DENIED: the account may not use this model.
 	ErrorReason_UPSTREAM_PERMISSION ErrorReason = 21
@@ -73,7 +74,8 @@ const (
 	ErrorReason_UPSTREAM_POLICY ErrorReason = 22
 	// UNAVAILABLE: too many requests; we wait and repeat.
 	ErrorReason_UPSTREAM_THROTTLED ErrorReason = 23
-	// UNAVAILABLE: the account's slots are all taken; we wait and repeat.
+	// UNAVAILABLE: the account's slots are all taken; we wait and repeat. With `google.rpc.QuotaFailure`, subject
+	// `account:concurrent-tasks`.
 	ErrorReason_UPSTREAM_CONCURRENCY ErrorReason = 24
 	// UNAVAILABLE: the provider cannot be reached or has an internal error; we repeat.
 	ErrorReason_UPSTREAM_UNAVAILABLE ErrorReason = 25

@@ -727,8 +727,9 @@ type ListVideoTasksRequest struct {
 	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// `next_page_token` of the page before; all other fields but `page_size` must be as they were.
 	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
-	// Conditions joined by AND: `state = SUCCEEDED`, `labels.team = "ads"`, `model_name = "kling-v3"`, and the times
-	// `create_time` and `end_time` with `<`, `<=`, `>`, `>=`, for example `create_time >= "2026-11-01T00:00:00Z"`.
+	// Conditions joined by AND: `state = SUCCEEDED`, `labels.team = "ads"`, `model_name = "kling-v3"`, `tenant = "ads"`
+	// (another's selects nothing), and the times `create_time` and `end_time` with `<`, `<=`, `>`, `>=`, for example
+	// `create_time >= "2026-11-01T00:00:00Z"`.
 	Filter string `protobuf:"bytes,3,opt,name=filter,proto3" json:"filter,omitempty"`
 	// How much of each to return.
 	View VideoTaskView `protobuf:"varint,4,opt,name=view,proto3,enum=kling_flows.v1.VideoTaskView" json:"view,omitempty"`
