@@ -8,8 +8,9 @@ from typing import Final
 from sqlalchemy import Connection, String, and_, bindparam, case, func, or_, select, update
 
 from kling_flows.errors import LeaseLost
+from kling_flows.ledger.leases import has_lease
 from kling_flows.ledger.line import first_in_line, next_in_line
-from kling_flows.ledger.operations import HELD, has_lease, not_found
+from kling_flows.ledger.operations import HELD, not_found
 from kling_flows.ledger.records import State, VideoTask
 from kling_flows.ledger.schema import video_tasks
 from kling_flows.ledger.slots import read_places, slot_of, take_stock

@@ -12,7 +12,7 @@ from typing import Final
 from sqlalchemy import Connection, bindparam, func, literal_column, select
 
 from kling_flows.ledger.callbacks import DeliveryState
-from kling_flows.ledger.operations import read_leases
+from kling_flows.ledger.leases import read_leases
 from kling_flows.ledger.records import FINAL_STATES, Lease, State
 from kling_flows.ledger.schema import deliveries, spending, video_tasks
 from kling_flows.ledger.spending import Charge

@@ -12,7 +12,7 @@ from typing import IO, Self, TypeVar
 from sqlalchemy import Connection
 
 from kling_flows.errors import KlingFlowsError, VideoTaskExists
-from kling_flows.ledger import adoption, callbacks, claims, deadlines, operations
+from kling_flows.ledger import adoption, callbacks, claims, deadlines, durations, leases, operations
 from kling_flows.ledger.backend import Backend
 from kling_flows.ledger.batch import Created, Creation, CreationRefused, create_all, create_each
 from kling_flows.ledger.callbacks import Delivery, DeliveryState, Hint
@@ -224,7 +224,7 @@ class Ledger:
 
         def run(connection: Connection) -> VideoTask:
             task = operations.advance(connection, task_id, change, runner_id=runner_id)
-            operations.learn_duration(connection, key, seconds)
+            durations.learn_duration(connection, key, seconds)
             return task
 
         task = await self._write(run)
@@ -285,8 +285,8 @@ class Ledger:
         await self._write(lambda c: operations.release(c, task_ids, runner_id, not_before=not_before))
 
     async def held_by(self, runner_id: str) -> set[str]:
-        """See :func:`operations.held_by`."""
-        return await self._read(lambda c: operations.held_by(c, runner_id))
+        """See :func:`leases.held_by`."""
+        return await self._read(lambda c: leases.held_by(c, runner_id))
 
     async def read_meta(self) -> dict[str, str]:
         """See :func:`operations.read_meta`."""
@@ -301,20 +301,20 @@ class Ledger:
         return await self._write(lambda c: operations.move_meta(c, key, before, after))
 
     async def open_lease(self, lease: Lease) -> None:
-        """See :func:`operations.open_lease`."""
-        await self._write(lambda c: operations.open_lease(c, lease))
+        """See :func:`leases.open_lease`."""
+        await self._write(lambda c: leases.open_lease(c, lease))
 
     async def renew_lease(self, runner_id: str) -> bool:
-        """See :func:`operations.renew_lease`."""
-        return await self._write(lambda c: operations.renew_lease(c, runner_id))
+        """See :func:`leases.renew_lease`."""
+        return await self._write(lambda c: leases.renew_lease(c, runner_id))
 
     async def read_leases(self) -> Sequence[Lease]:
-        """See :func:`operations.read_leases`."""
-        return await self._read(operations.read_leases)
+        """See :func:`leases.read_leases`."""
+        return await self._read(leases.read_leases)
 
     async def end_lease(self, runner_id: str, beat: int | None = None) -> int:
-        """See :func:`operations.end_lease`."""
-        return await self._write(lambda c: operations.end_lease(c, runner_id, beat))
+        """See :func:`leases.end_lease`."""
+        return await self._write(lambda c: leases.end_lease(c, runner_id, beat))
 
     async def head(self) -> int:
         """The newest position of the log; 0 while it is empty."""
@@ -345,11 +345,11 @@ class Ledger:
 
     async def read_durations(self) -> dict[str, float]:
         """Mean seconds that videos take, by key."""
-        return await self._read(operations.read_durations)
+        return await self._read(durations.read_durations)
 
     async def read_shortest(self, key: str) -> tuple[float, int] | None:
-        """See :func:`operations.read_shortest`."""
-        return await self._read(lambda c: operations.read_shortest(c, key))
+        """See :func:`durations.read_shortest`."""
+        return await self._read(lambda c: durations.read_shortest(c, key))
 
     async def advance_and_expect(
         self, task_id: str, change: Change, *, runner_id: str, callback_digest: str

@@ -11,25 +11,20 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
 from kling_flows.errors import LeaseLost, RequestIdReused, VideoTaskExists, VideoTaskFinal, VideoTaskNotFound
 from kling_flows.ledger import callbacks
 from kling_flows.ledger.dialects import insert_into, insert_without_gaps
-from kling_flows.ledger.records import TRANSITIONS, Event, Lease, State, VideoTask
-from kling_flows.ledger.schema import durations, events, labels, leases, meta, video_tasks
+from kling_flows.ledger.leases import has_lease
+from kling_flows.ledger.records import TRANSITIONS, Event, State, VideoTask
+from kling_flows.ledger.schema import events, labels, meta, video_tasks
 from kling_flows.ledger.slots import SLOT_IF_BEGUN, holds_slot, slot_changes, slot_of
 from kling_flows.ledger.spending import book, paid_by, refusal
 from kling_flows.settings import Budget
 
 #: How long a request id makes a create idempotent, in seconds.
 REQUEST_ID_SECONDS = 86_400
-
-#: How much the newest sample counts in a learned duration once there are many.
-_NEWEST_WEIGHT = 0.2
-
-#: How much a longer sample draws up what counts as the shortest duration.
-_LOW_WEIGHT = 1 / 256
 
 #: Seconds before a task that became final is followed up: its interrupted step looks every second and has noticed then.
 NOTICE_SECONDS = 3.0
@@ -51,21 +46,6 @@ _EVENTS: Final = (
     .limit(bindparam("size"))
 )
 _META: Final = select(meta)
-_LEASES: Final = select(leases)
-_RENEW: Final = (
-    update(leases)
-    .where(leases.c.runner_id == bindparam("runner"))
-    .values(beat=leases.c.beat + 1)
-    .returning(leases.c.beat)
-)
-_LEASE: Final = select(leases.c.runner_id).where(leases.c.runner_id == bindparam("runner"))
-_ALL_LEARNED: Final = select(durations)
-_LEARNED: Final = _ALL_LEARNED.where(durations.c.key == bindparam("key"))
-_LEARN: Final = (
-    update(durations)
-    .where(durations.c.key == bindparam("learned"))
-    .values({name: bindparam(name) for name in ("samples", "mean_seconds", "low_seconds")})
-)
 
 #: Number, document and holder of the task of an ``id``.
 HELD: Final = select(video_tasks.c.seq, video_tasks.c.document, video_tasks.c.runner_id).where(
@@ -318,47 +298,6 @@ def release(conn: Connection, task_ids: Sequence[str], runner_id: str, *, not_be
     )
 
 
-def has_lease(conn: Connection, runner_id: str) -> bool:
-    """Whether the runner has announced itself and was not judged dead."""
-    # Peers free what a lease holds: a task that is taken under a lease that they have ended would be held for ever.
-    return conn.execute(_LEASE, {"runner": runner_id}).first() is not None
-
-
-def open_lease(conn: Connection, lease: Lease) -> None:
-    """Announce a runner."""
-    conn.execute(insert(leases), lease.model_dump())
-
-
-def renew_lease(conn: Connection, runner_id: str) -> bool:
-    """Renew what the runner holds, all at once; false if peers have declared it dead."""
-    return conn.execute(_RENEW, {"runner": runner_id}).first() is not None
-
-
-def read_leases(conn: Connection) -> list[Lease]:
-    """All runners that have announced themselves."""
-    return [Lease.model_validate(dict(row)) for row in conn.execute(_LEASES).mappings()]
-
-
-def end_lease(conn: Connection, runner_id: str, beat: int | None) -> int:
-    """End a runner's lease and free its tasks; with ``beat`` only if it has not been renewed since.
-
-    Returns:
-        How many tasks were freed.
-    """
-    condition: ColumnElement[bool] = leases.c.runner_id == runner_id
-    if beat is not None:
-        condition = and_(condition, leases.c.beat == beat)
-    if conn.execute(delete(leases).where(condition).returning(leases.c.runner_id)).first() is None:
-        return 0
-    freed = conn.execute(
-        update(video_tasks)
-        .where(video_tasks.c.runner_id == runner_id)
-        .values(runner_id=None, slot=SLOT_IF_BEGUN)
-        .returning(video_tasks.c.seq)
-    )
-    return len(freed.all())
-
-
 def head(conn: Connection) -> int:
     """The newest position of the log; 0 while it is empty."""
     return conn.execute(_HEAD).scalar_one()
@@ -393,31 +332,6 @@ def count_waiting(conn: Connection) -> int:
     ).scalar_one()
 
 
-def learn_duration(conn: Connection, key: str, seconds: float) -> None:
-    """Add how long a video took, in seconds, to what is known of its like."""
-    known = conn.execute(_LEARNED, {"key": key}).first()
-    if known is None:
-        conn.execute(insert(durations), {"key": key, "samples": 1, "mean_seconds": seconds, "low_seconds": seconds})
-        return
-    weight = max(1.0 / (known.samples + 1), _NEWEST_WEIGHT)
-    mean = known.mean_seconds + weight * (seconds - known.mean_seconds)
-    low = known.mean_seconds if known.low_seconds is None else known.low_seconds
-    low = min(seconds, low + (seconds - low) * _LOW_WEIGHT)
-    learned = {"samples": known.samples + 1, "mean_seconds": mean, "low_seconds": low}
-    conn.execute(_LEARN, {"learned": key, **learned})
-
-
-def read_durations(conn: Connection) -> dict[str, float]:
-    """What is known of how long videos take: mean seconds by key."""
-    return {row.key: row.mean_seconds for row in conn.execute(_ALL_LEARNED)}
-
-
-def read_shortest(conn: Connection, key: str) -> tuple[float, int] | None:
-    """About the shortest time that such a video took, in seconds, and out of how many; None if nothing is known."""
-    row = conn.execute(_LEARNED, {"key": key}).first()
-    return None if row is None or row.low_seconds is None else (row.low_seconds, row.samples)
-
-
 def write_meta(conn: Connection, key: str, value: str) -> None:
     """Remember a fact, or a newer one of that name."""
     conn.execute(delete(meta).where(meta.c.key == key))
@@ -431,11 +345,6 @@ def move_meta(conn: Connection, key: str, before: str | None, after: str) -> boo
         return conn.execute(added.returning(meta.c.key)).first() is not None
     moved = update(meta).where(meta.c.key == key).where(meta.c.value == before).values(value=after)
     return conn.execute(moved.returning(meta.c.key)).first() is not None
-
-
-def held_by(conn: Connection, runner_id: str) -> set[str]:
-    """The ids of the tasks that a runner holds."""
-    return set(conn.execute(select(video_tasks.c.id).where(video_tasks.c.runner_id == runner_id)).scalars())
 
 
 def read_meta(conn: Connection) -> dict[str, str]:

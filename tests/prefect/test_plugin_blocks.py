@@ -23,7 +23,7 @@ from kling_flows import (
 )
 from kling_flows.engine.durations import duration_key
 from kling_flows.errors import ConfigurationError, VideoTaskFailed
-from kling_flows.ledger import Ledger, State, VideoTask, operations
+from kling_flows.ledger import Ledger, State, VideoTask, durations
 from kling_flows.settings import Settings
 from kling_flows.upstream.constants import SANDBOX_ACCESS_KEY, SANDBOX_SECRET_KEY
 from tests.stack import Sandbox
@@ -89,7 +89,7 @@ async def _teach(request: TextToVideoRequest, seconds: float) -> None:
     """Let the ledger know how long such videos take at Kling: nobody looks long before that."""
     key = duration_key("kling", request)
     async with await Ledger.open(Settings.load().ledger_address) as ledger:
-        await ledger._write(lambda connection: operations.learn_duration(connection, key, seconds))
+        await ledger._write(lambda connection: durations.learn_duration(connection, key, seconds))
 
 
 async def test_saved_blocks_are_used_by_their_names(connected: Prefect, provider: Sandbox, tmp_path: Path) -> None:
