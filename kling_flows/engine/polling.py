@@ -40,7 +40,7 @@ RECONCILE_SECONDS: Final = 30.0
 
 #: Seconds for which hints are gathered, so that one call serves for many. They come in groups as it is: whoever reads
 #: them sees commits some hundredths of a second apart.
-_HINT_SECONDS: Final = 0.025
+_HINT_SECONDS: Final = 0.05
 
 #: Seconds for which a hint about an unknown task is kept: it may be followed in a moment.
 _EARLY_SECONDS: Final = 10.0
