@@ -35,8 +35,8 @@ measured. `benchmarks/peers/` has every peer's code: tell us where one is not wh
 """
 _READING: Final = """\
 - All ask at the same interval, but for the quickstarts' loops, whose own is in their name, and the one in the style of
-  fal, which begins with 0.5 s and grows to it. Ours reads a list, and sooner than the interval, down to every 1.5 s, while
-  one page of it shows more than a hundred tasks: the reads that this costs are in the table.
+  fal, which begins with 0.5 s and grows to it. Ours reads a list, and sooner than the interval, down to every 1.5 s,
+  while one page of it shows more than a hundred tasks: the reads that this costs are in the table.
 - Detection lag is from the end of the video at the provider to the peer's result, with the download.
 - CPU counts every process that a side needs, databases, brokers and servers included, from the first job to the end.
 - *Plain* is what a tool's documentation shows; *careful* sends the job's id as `external_task_id` and asks for it after
