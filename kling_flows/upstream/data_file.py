@@ -34,6 +34,7 @@ class DataFile(Generic[_T]):
         self._model = model
         self._parse_float = parse_float
         self._content: _T | None = None
+        self._laid_over = False
 
     @property
     def content(self) -> _T:
@@ -54,7 +55,9 @@ class DataFile(Generic[_T]):
             ConfigurationError: The file cannot be read, or a row of it makes no sense; the row is named.
         """
         if path is None:
-            self._content = None
+            # Settings are read again and again, mostly without such a file: what was read stays, and what rests on it.
+            if self._laid_over:
+                self._content, self._laid_over = None, False
             return None
         place = path.expanduser().absolute()
         try:
@@ -64,6 +67,7 @@ class DataFile(Generic[_T]):
         merged = self._merged(self._own(), over, "")
         try:
             self._content = self._model.model_validate(merged)
+            self._laid_over = True
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False, include_context=False)[0]
             what = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))

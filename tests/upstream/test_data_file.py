@@ -88,6 +88,12 @@ def test_a_setting_changes_what_a_provider_takes_and_nothing_beside(
     assert capability_map() == before
 
 
+def test_settings_that_name_no_file_leave_what_was_read_and_what_rests_on_it() -> None:
+    before = capability_map()
+    Settings.load()
+    assert capability_map() is before
+
+
 def test_a_setting_changes_what_a_quote_says(monkeypatch: pytest.MonkeyPatch, write: Callable[[str], Path]) -> None:
     loud = request(mode="pro", sound="on")
     assert (quote(loud, Provider.KLING).units, quote(loud, Provider.KLING).usd) == (Decimal(6), Decimal("0.84"))
