@@ -81,9 +81,6 @@ async def _end(engine: Engine, task: VideoTask, seen: UpstreamTask) -> VideoTask
     ended = _ended(task.upstream, seen)
     if seen.status is UpstreamStatus.FAILED:
         return await _failed(engine, task, seen, ended)
-    if seen.videos:
-        # Without an address there is nothing to save: the next step asks for it until the provider has deleted it.
-        engine.ended[task.id] = seen
     if seen.updated_at is not None:
         engine.measures.upstream_end_seen((datetime.now(UTC) - seen.updated_at).total_seconds())
 
@@ -94,13 +91,18 @@ async def _end(engine: Engine, task: VideoTask, seen: UpstreamTask) -> VideoTask
             return before.model_copy(update={"upstream": ended})
         return before.model_copy(update={"state": State.ARCHIVING, "upstream": ended, "error": None})
 
-    return await engine.ledger.advance_and_learn(
+    task = await engine.ledger.advance_and_learn(
         task.id,
         change,
         runner_id=engine.runner_id,
         key=duration_key(task.upstream.provider, task.request),
         seconds=_seconds_at_provider(task.upstream, seen),
     )
+    if seen.videos:
+        # Without an address there is nothing to save: the next step asks for it until the provider has deleted it. Only
+        # now: whoever has lost the task must not take it for one that nobody has tried to archive.
+        engine.ended[task.id] = seen
+    return task
 
 
 async def _failed(engine: Engine, task: VideoTask, seen: UpstreamTask, ended: UpstreamRecord) -> VideoTask:
