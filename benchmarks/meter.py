@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import psutil
 
 T = TypeVar("T")
 
 _SAMPLE_SECONDS: Final = 0.25
+
+
+@asynccontextmanager
+async def beside(work: Coroutine[Any, Any, None]) -> AsyncGenerator[None]:
+    """Do this beside what runs in the context, and end it then; an error of it ends the context."""
+    async with asyncio.TaskGroup() as group:
+        working = group.create_task(work)
+        try:
+            yield
+        finally:
+            working.cancel()
 
 
 class Role(StrEnum):
@@ -101,12 +112,8 @@ class Meter:
                 samples.append(Sample(in_flight(), self.rss()))
                 await asyncio.sleep(_SAMPLE_SECONDS)
 
-        async with asyncio.TaskGroup() as group:
-            sampling = group.create_task(sample())
-            try:
-                yield samples
-            finally:
-                sampling.cancel()
+        async with beside(sample()):
+            yield samples
 
     def _of_each(self, read: Callable[[psutil.Process], T]) -> Mapping[Role, T]:
         result: dict[Role, T] = {}

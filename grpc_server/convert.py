@@ -9,9 +9,10 @@ from typing import Final
 import grpc
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
-from google.rpc.error_details_pb2 import ErrorInfo, QuotaFailure
+from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
+from grpc_server.errors import quota_failure
 from grpc_server.names import name_of, shown_metadata
 from grpc_server.spec import write_spec
 from kling_flows.engine.identity import public_text
@@ -120,9 +121,7 @@ def _error(record: ErrorRecord) -> Status:
     # No RetryInfo: the step is repeated here, and a caller who repeats the request pays for another video.
     subject = _QUOTAS.get(record.reason)
     if subject is not None:
-        quota = QuotaFailure()
-        quota.violations.add(subject=subject, description=status.message)
-        status.details.add().Pack(quota)
+        status.details.add().Pack(quota_failure(subject, status.message))
     return status
 
 

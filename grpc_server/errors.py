@@ -64,19 +64,22 @@ def status_of(error: KlingFlowsError) -> Status:
             ResourceInfo(resource_type="kling_flows.v1.VideoTask", resource_name=name_of(error.metadata["video_task"]))
         )
     if isinstance(error, BudgetExceeded | RateLimited):
-        quota = QuotaFailure()
-        quota.violations.add(subject=error.subject, description=_cut(error.message, _MESSAGE_BYTES))
-        extra.append(quota)
-    if isinstance(error, UpstreamError) and error.quota_subject is not None:
-        quota = QuotaFailure()
-        quota.violations.add(subject=error.quota_subject, description=_cut(error.message, _MESSAGE_BYTES))
-        extra.append(quota)
+        extra.append(quota_failure(error.subject, error.message))
+    elif isinstance(error, UpstreamError) and error.quota_subject is not None:
+        extra.append(quota_failure(error.quota_subject, error.message))
     seconds = _retry_seconds(error)
     if seconds:
         retry = RetryInfo()
         retry.retry_delay.seconds = seconds
         extra.append(retry)
     return _status(grpc.StatusCode[error.grpc_code], public_text(error.message), error.reason, metadata, extra)
+
+
+def quota_failure(subject: str, message: str) -> QuotaFailure:
+    """What has run out, and what to do about it."""
+    quota = QuotaFailure()
+    quota.violations.add(subject=subject, description=_cut(message, _MESSAGE_BYTES))
+    return quota
 
 
 def new_incident() -> str:

@@ -14,7 +14,7 @@ import psutil
 
 from benchmarks.books import read_books
 from benchmarks.load import Caller, flood, open_channel
-from benchmarks.meter import ProcessesChanged
+from benchmarks.meter import ProcessesChanged, beside
 from benchmarks.peers.books import SandboxBooks
 from benchmarks.peers.processes import READY_SECONDS
 from benchmarks.run import WarmUpFailed
@@ -169,12 +169,8 @@ class _Gauge:
                 looks.append(Look(time.time(), reads, self._rss()))
                 await asyncio.sleep(_LOOK_SECONDS)
 
-        async with asyncio.TaskGroup() as group:
-            looking = group.create_task(look())
-            try:
-                yield looks
-            finally:
-                looking.cancel()
+        async with beside(look()):
+            yield looks
 
     def _rss(self) -> Mapping[str, int]:
         try:

@@ -11,18 +11,10 @@ from typing import Annotated, Any, Final
 import typer
 
 from kling_flows.cli.completion import complete_model
-from kling_flows.cli.words import CameraType, Mode, ShotType, Sound
+from kling_flows.cli.words import OTHER_MODES, CameraType, Mode, ShotType, Sound
 
 _LOOK: Final = "How it looks"
 _SHOTS: Final = "Several shots"
-
-#: What other pages and clients call the modes.
-_OTHER_MODES: Final[Mapping[str, Mode]] = {
-    "standard": Mode.STD,
-    "professional": Mode.PRO,
-    "720p": Mode.STD,
-    "1080p": Mode.PRO,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +51,7 @@ def _mode(word: str) -> Mode:
         return Mode(word)
     except ValueError:
         known = ", ".join(Mode)
-        meant = _OTHER_MODES.get(word)
+        meant = OTHER_MODES.get(word)
         remedy = f"that is {meant.value!r} here" if meant is not None else f"it is one of {known}"
         raise typer.BadParameter(f"{word!r} is not a mode; {remedy}.") from None
 

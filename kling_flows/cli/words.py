@@ -6,7 +6,9 @@ line that only wants to print its help. A test keeps them equal: names are the p
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
+from typing import Final
 
 
 class Mode(StrEnum):
@@ -15,6 +17,15 @@ class Mode(StrEnum):
     STD = "std"
     PRO = "pro"
     FOUR_K = "4k"
+
+
+#: What other pages and clients call the modes.
+OTHER_MODES: Final[Mapping[str, Mode]] = {
+    "standard": Mode.STD,
+    "professional": Mode.PRO,
+    "720p": Mode.STD,
+    "1080p": Mode.PRO,
+}
 
 
 class Sound(StrEnum):

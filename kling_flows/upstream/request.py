@@ -50,7 +50,7 @@ _FIELD_REMEDIES: Final[Mapping[str, str]] = {
     "image_tail": "Text-to-video takes no image.",
 }
 #: Values that other pages and clients use, by field.
-_VALUE_REMEDIES: Final[Mapping[tuple[str, object], str]] = {
+VALUE_REMEDIES: Final[Mapping[tuple[str, object], str]] = {
     ("mode", "standard"): "Use 'std'.",
     ("mode", "professional"): "Use 'pro'.",
     ("mode", "720p"): "Use 'std'.",
@@ -229,7 +229,7 @@ def _judge(item: ErrorDetails) -> tuple[Rule, str]:
         case "missing":
             return Rule.REQUIRED, "This field is needed."
         case "enum":
-            remedy = _VALUE_REMEDIES.get((name, item["input"])) if _is_plain(item["input"]) else None
+            remedy = VALUE_REMEDIES.get((name, item["input"])) if _is_plain(item["input"]) else None
             shown = repr(item["input"])[:_SHOWN_VALUE]
             return Rule.WRONG_WORD, f"{shown} is not a value of this field. {remedy or item['msg'] + '.'}"
         case _:

@@ -13,6 +13,7 @@ from kling_flows.errors import KlingFlowsError
 from kling_flows.ledger import LateVideo, State
 from kling_flows.sandbox import VideoSource
 from kling_flows.upstream import CameraMovement, Mode, Provider, ShotType, Sound
+from kling_flows.upstream.request import VALUE_REMEDIES
 from kling_flows.v1.text_to_video_pb2 import CameraConfig, CameraControl, TextToVideo
 from kling_flows.v1.video_task_pb2 import VideoTask
 
@@ -49,6 +50,11 @@ def test_words_are_those_of_the_package(ours: type[StrEnum], theirs: type[StrEnu
 )
 def test_names_are_those_of_the_protos(ours: type[StrEnum], theirs: Any) -> None:
     assert {word.name for word in ours} == {name for name in theirs.keys() if not name.endswith("_UNSPECIFIED")}  # noqa: SIM118
+
+
+def test_what_others_call_a_mode_is_what_a_request_says_of_it() -> None:
+    remedies = {value: remedy for (field, value), remedy in VALUE_REMEDIES.items() if field == "mode"}
+    assert {word: f"Use '{mode}'." for word, mode in words.OTHER_MODES.items()} == remedies
 
 
 def test_axes_are_those_of_the_proto() -> None:
