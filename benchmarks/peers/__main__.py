@@ -101,8 +101,8 @@ class Session:
 
         beside = [one for one in planned if not one.row.scenario.measured]
         async with asyncio.TaskGroup() as group:
-            # Who may wait longest begins, or all others would wait for it in the end.
-            for one in sorted(beside, key=lambda one: one.row.peer.quiet_seconds, reverse=True):
+            # What takes longest begins, or all others would wait for it in the end.
+            for one in sorted(beside, key=lambda one: one.seconds, reverse=True):
                 group.create_task(measure_beside(one))
         for one in planned:
             if one.row.scenario.measured:
@@ -176,7 +176,8 @@ def _run(options: argparse.Namespace, console: Console) -> int:
         if former is not None:
             command = f"{former['command']}; {command}"
             minutes += former["minutes"]
-        results.write_session(command, minutes, session.left_out, session.failed, session.services.values())
+        services = dict.fromkeys([*(former or {}).get("services", ()), *session.services.values()])
+        results.write_session(command, minutes, session.left_out, session.failed, services)
         console.print(f"written: {page.write()}", soft_wrap=True)
     ours = [one.row.label for one in planned if one.row.peer.ours]
     return 1 if session.bad or any(label in session.failed for label in ours) else 0
@@ -218,7 +219,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help=f"only this or this family: {', '.join(SCENARIOS)}",
     )
     parser.add_argument("--tasks", type=int, help="most jobs of each run (default: the scenario's)")
-    parser.add_argument("--repeats", type=int, default=1, help="of the bursts that are quick (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=1, help="of the bursts of 1,000 (default: %(default)s)")
     parser.add_argument("--minutes", type=float, default=57.0, help="for everything (default: %(default)s)")
     parser.add_argument("--write", action="store_true", help="write the page and the plots")
     former = parser.add_mutually_exclusive_group()

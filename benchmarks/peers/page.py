@@ -25,18 +25,24 @@ IMAGES: Final = DOCS / "images"
 EXPLANATIONS: Final = FOLDER / "explanations.toml"
 
 _UNKNOWN: Final = "–"
+
+#: The line of a requirements file below which is what the lines above need.
+_NEEDED: Final = "# What they need:"
+
 _TOTALS: Final = {"CPU": "cpu_per_1000", "reads": "reads_per_task"}
 _INTRODUCTION: Final = """\
 # Scoreboard
 
-kling-flows beside what a user would pick instead, in one run on one machine, against the stand-in for Kling.
-`make bench-full` writes this page, and [benchmarks](../../benchmarks/README.md#the-scoreboard) says how each figure is
-measured. `benchmarks/peers/` has every peer's code: tell us where one is not what its own users would write.
+kling-flows beside what a user would pick instead, on one machine, against the stand-in for Kling. It is written by
+`make bench-full` and, for what does not fit into its hour, by `make bench-rest`;
+[benchmarks](../../benchmarks/README.md#the-scoreboard) says how each figure is measured. `benchmarks/peers/` has every
+peer's code: tell us where one is not what its own users would write.
 """
 _READING: Final = """\
 - All ask at the same interval, but for the quickstarts' loops, whose own is in their name, and the one in the style of
   fal, which begins with 0.5 s and grows to it. Ours reads a list, and sooner than the interval, down to every 1.5 s,
   while one page of it shows more than a hundred tasks: the reads that this costs are in the table.
+- Bursts of 1,000 ran several times: the median, then the least and the most. Everything else ran once.
 - Detection lag is from the end of the video at the provider to the peer's result, with the download.
 - CPU counts every process that a side needs, databases, brokers and servers included, from the first job to the end.
 - *Plain* is what a tool's documentation shows; *careful* sends the job's id as `external_task_id` and asks for it after
@@ -319,10 +325,26 @@ def _not_measured(session: Mapping[str, Any] | None) -> str:
 
 
 def _versions(cells: Cells, session: Mapping[str, Any] | None) -> str:
-    packages = {cell.peer.title: cell.runs[0].packages for found in cells.values() for cell in found}
-    lines = [f"- {title}: {', '.join(pinned) or _UNKNOWN}" for title, pinned in packages.items()]
+    of_peers = {cell.peer.title: cell for found in cells.values() for cell in found}
+    lines = [f"- {title}: {_packages(cell)}" for title, cell in of_peers.items()]
     lines += [f"- {line}" for line in (session or {}).get("services", ())]
     return "\n".join(lines) + "\n"
+
+
+def _packages(cell: Cell) -> str:
+    """What a peer asks for by itself; the rest, which these need, is in its file."""
+    listed = cell.peer.folder / "requirements.txt"
+    pinned = cell.runs[0].packages
+    if not listed.exists():
+        return ", ".join(pinned) or _UNKNOWN
+    asked = {_name(pin) for pin in environments.packages(listed.read_text().partition(_NEEDED)[0])}
+    own = [pin for pin in pinned if _name(pin) in asked]
+    rest = f", and {len(pinned) - len(own)} that these need" if len(pinned) > len(own) else ""
+    return ", ".join(own) + rest
+
+
+def _name(pin: str) -> str:
+    return pin.partition("==")[0]
 
 
 def _plotted(cells: Cells) -> Mapping[str, Any]:

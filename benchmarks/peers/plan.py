@@ -17,8 +17,8 @@ HEAVY_PLACES: Final = 3
 _HEAVY: Final = (Kind.OURS, Kind.WORKFLOW)
 
 #: By kind: seconds that everything takes to start and to end; seconds that one more job takes when all come at once.
-_START: Final = {Kind.OURS: 22.0, Kind.LOOP: 8.0, Kind.QUEUE: 10.0, Kind.DURABLE: 12.0, Kind.WORKFLOW: 38.0}
-_PER_JOB: Final = {Kind.OURS: 0.015, Kind.LOOP: 0.003, Kind.QUEUE: 0.003, Kind.DURABLE: 0.075, Kind.WORKFLOW: 1.5}
+_START: Final = {Kind.OURS: 16.0, Kind.LOOP: 7.0, Kind.QUEUE: 9.0, Kind.DURABLE: 12.0, Kind.WORKFLOW: 38.0}
+_PER_JOB: Final = {Kind.OURS: 0.012, Kind.LOOP: 0.003, Kind.QUEUE: 0.004, Kind.DURABLE: 0.06, Kind.WORKFLOW: 1.5}
 
 #: For what others go on beside: how many times as long it takes; how many seconds of the whole time are its own, by
 #: kind; and which share of the time in which servers of a heavy one only wait.
@@ -36,12 +36,6 @@ _WORKFLOW_TASKS: Final = {
     "kill-downloading": 6,
 }
 
-#: Jobs of those who are not ours where each job takes a fixed time by itself.
-_PACED_TASKS: Final = 200
-
-#: Only what takes at most so many seconds is repeated.
-_QUICK: Final = 90.0
-
 #: Beyond so many jobs a peer has to be able to.
 _USUAL: Final = 1_000
 
@@ -54,13 +48,13 @@ _IMPORTANCE: Final = {
     "kill-downloading": 1,
     "download": 1,
     "watch": 1,
-    "burst-100": 3,
-    "paced": 4,
+    "paced": 5,
+    "burst-100": 6,
     "in-flight-5000": 7,
     "in-flight-10000": 8,
 }
 _OURS_AGAIN: Final = 2
-_OTHERS_AGAIN: Final = 5
+_OTHERS_AGAIN: Final = {Kind.LOOP: 3, Kind.QUEUE: 3, Kind.DURABLE: 3, Kind.WORKFLOW: 4}
 _OURS_ELSEWHERE: Final = 6
 
 #: What was created and is waited for or fetched when it is killed is not created again: there care changes little.
@@ -103,7 +97,7 @@ def plan(
         peers: Who.
         scenarios: Only these, or these families; all if there are none.
         tasks: Most jobs of each run.
-        repeats: Runs of what is quick and worth it; all else runs once.
+        repeats: Runs of what the scenario says is repeated; all else runs once.
     """
     chosen = [scenario for scenario in SCENARIOS.values() if not scenarios or is_of(scenario.name, scenarios)]
     planned: list[Planned] = []
@@ -112,9 +106,9 @@ def plan(
             if peer.not_measured is not None or not _takes_part(peer, scenario):
                 continue
             for variant in peer.variants if scenario.breaks else ("plain",):
-                first = _planned(Row(peer, variant, scenario, _tasks(peer, scenario, tasks)))
-                last = repeats if _is_repeated(first) else 1
-                planned += [first, *(_planned(replace(first.row, repeat=repeat)) for repeat in range(2, last + 1))]
+                row = Row(peer, variant, scenario, _tasks(peer, scenario, tasks))
+                last = repeats if _is_repeated(row) else 1
+                planned += [_planned(replace(row, repeat=repeat)) for repeat in range(1, last + 1)]
     return sorted(planned, key=lambda planned: planned.importance)
 
 
@@ -139,17 +133,14 @@ def _takes_part(peer: Peer, scenario: PeerScenario) -> bool:
     return scenario.tasks <= max(_USUAL, peer.in_flight)
 
 
-def _is_repeated(planned: Planned) -> bool:
-    peer, scenario = planned.row.peer, planned.row.scenario
-    return scenario.repeated and planned.seconds <= _QUICK and (peer.name == OURS or not peer.ours)
+def _is_repeated(row: Row) -> bool:
+    return row.scenario.repeated and (row.peer.name == OURS or not row.peer.ours)
 
 
 def _tasks(peer: Peer, scenario: PeerScenario, most: int | None) -> int:
     usual = scenario.tasks
     if peer.kind is Kind.WORKFLOW:
         usual = _WORKFLOW_TASKS.get(scenario.name, usual)
-    elif scenario.rate and not peer.ours:
-        usual = _PACED_TASKS
     return min(limit for limit in (scenario.tasks, most, peer.tasks or usual) if limit is not None)
 
 
@@ -173,7 +164,7 @@ def _importance(row: Row) -> tuple[int, int]:
     if row.peer.name == OURS:
         return (_OURS_AGAIN if row.repeat > 1 else 0, row.repeat)
     if row.repeat > 1:
-        return (_OTHERS_AGAIN, row.repeat)
+        return (_OTHERS_AGAIN[row.peer.kind], row.repeat)
     if row.variant == "careful" and row.scenario.kill in _LATE_MOMENTS:
         return (_LATE_CARE[row.peer.kind], row.repeat)
     importance = _IMPORTANCE[row.scenario.name]

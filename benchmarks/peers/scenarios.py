@@ -69,11 +69,12 @@ SCENARIOS: Final[Mapping[str, PeerScenario]] = {
         PeerScenario(name="paced", title="1,000 jobs, ten a second", tasks=1_000, rate=10.0),
         PeerScenario(name="burst", title="1,000 jobs at once", tasks=1_000, repeated=True),
         PeerScenario(name="burst-100", title="100 jobs at once", tasks=100),
+        # All are in flight at once where fewer than so many seconds pass between the first and the last create.
         PeerScenario(
-            name="in-flight-5000", title="5,000 jobs at once, all in flight", tasks=5_000, seconds=(75.0, 90.0)
+            name="in-flight-5000", title="5,000 jobs at once, all in flight", tasks=5_000, seconds=(50.0, 65.0)
         ),
         PeerScenario(
-            name="in-flight-10000", title="10,000 jobs at once, all in flight", tasks=10_000, seconds=(120.0, 140.0)
+            name="in-flight-10000", title="10,000 jobs at once, all in flight", tasks=10_000, seconds=(90.0, 110.0)
         ),
         PeerScenario(
             name="accept-then-drop",
