@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 
 from hypothesis import settings
+
+# In the background of a script or under `nohup` these are ignored, and so they would be by every process that a test
+# starts.
+for number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, signal.default_int_handler)
 
 # A commit passes or fails again as it did before; what nobody has thought of yet is looked for by `make faults`.
 settings.register_profile("repeatable", derandomize=True)

@@ -11,7 +11,7 @@ import signal
 import tempfile
 import time
 import uuid
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -255,12 +255,17 @@ def _state(options: DemoOptions, output: Output) -> Generator[_State]:
 @contextmanager
 def _interrupted_by_signals() -> Generator[None]:
     """End our children also when a service manager or a closed terminal ends us."""
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(number, _like_ctrl_c) for number in numbers]
+    # What `nohup` ignores stays ignored.
+    numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
+    handlers: dict[int, Callable[[int, FrameType | None], object]] = dict.fromkeys(numbers, _like_ctrl_c)
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        # A shell ignores it for what a script puts into the background, and what the others become would be lost.
+        handlers[signal.SIGINT] = signal.default_int_handler
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:
-        for number, handler in zip(numbers, before, strict=True):
+        for number, handler in before.items():
             signal.signal(number, handler)
 
 

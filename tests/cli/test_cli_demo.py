@@ -4,6 +4,8 @@ import asyncio
 import hashlib
 import os
 import signal
+from collections.abc import Collection, Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -87,9 +89,40 @@ async def test_the_demo_makes_a_video_and_leaves_nothing_else(tmp_path: Path) ->
     assert list(temporary.iterdir()) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
-async def test_the_servers_end_with_the_demo(tmp_path: Path, number: signal.Signals) -> None:
-    process = await start("demo", "a fox", "--state-dir", str(tmp_path / "state"), "--output", str(tmp_path / "videos"))
+@contextmanager
+def _ignored(numbers: Collection[signal.Signals]) -> Generator[None]:
+    """What is started meanwhile ignores these too."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_what_nohup_ignores_stays_ignored() -> None:
+    with _ignored([signal.SIGHUP, signal.SIGINT]):
+        with demo._interrupted_by_signals():
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) == demo._like_ctrl_c
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+
+
+@pytest.mark.parametrize(
+    ("number", "ignored"),
+    [
+        (signal.SIGTERM, ()),
+        (signal.SIGHUP, ()),
+        (signal.SIGKILL, ()),
+        pytest.param(signal.SIGTERM, (signal.SIGINT,), id="SIGTERM-in-a-script's-background"),
+    ],
+)
+async def test_the_servers_end_with_the_demo(
+    tmp_path: Path, number: signal.Signals, ignored: Collection[signal.Signals]
+) -> None:
+    arguments = ("demo", "a fox", "--state-dir", str(tmp_path / "state"), "--output", str(tmp_path / "videos"))
+    with _ignored(ignored):
+        process = await start(*arguments)
     assert process.stderr is not None
     async with asyncio.timeout(180):
         while not (await process.stderr.readline()).startswith(b"server"):
