@@ -14,14 +14,14 @@ import psutil
 import pytest
 
 from benchmarks.figures import Growth
-from benchmarks.peers import aims, page, results, run
+from benchmarks.peers import aims, growth, page, results, run
 from benchmarks.peers.books import Counts, charges_by_job
+from benchmarks.peers.cells import Cell
 from benchmarks.peers.contract import FOLDER, ContractError, Kind, Peer, Process, peers, read
 from benchmarks.peers.environments import Environment
 from benchmarks.peers.feed import Result, Results, job_id
 from benchmarks.peers.figures import FIGURES, Several, calculate, cpu_per_process
 from benchmarks.peers.meter import PeerMeter
-from benchmarks.peers.page import Cell
 from benchmarks.peers.places import Place
 from benchmarks.peers.plan import fitting, plan
 from benchmarks.peers.processes import Command, NotReady
@@ -159,6 +159,23 @@ def test_growth_is_the_slope_on_logarithmic_scales() -> None:
     assert square is not None
     assert square.exponent == pytest.approx(2)
     assert Growth.of([(100, 3.0), (100, 4.0)]) is None
+
+
+def test_every_figure_is_followed_through_the_sizes_by_total_or_by_itself() -> None:
+    peer = _peer("other")
+    cells = {
+        scenario: [Cell(peer, "plain", [_stored(peer.name, scenario=scenario, tasks=tasks, **figures)])]
+        for scenario, tasks, figures in (
+            ("burst-100", 100, {"cpu_per_1000": 50.0, "reads_per_task": 6.0, "lag_p95": 2.0}),
+            ("burst", 1_000, {"cpu_per_1000": 50.0, "reads_per_task": 0.6, "lag_p95": 2.0}),
+        )
+    }
+    points = growth.points(cells)
+    assert points["CPU"]["other"] == [(100, 5.0), (1_000, 50.0)]
+    assert points["lag p95"]["other"] == [(100, 2.0), (1_000, 2.0)]
+    fits = growth.fits(points)
+    assert [round(fits[head]["other"].exponent, 2) for head in ("CPU", "reads", "lag p95")] == [1, 0, 0]
+    assert "| other | 100, 1,000 | 1.00 | 0.00 |" in page.text(cells, None)
 
 
 def test_several_runs_have_a_median_and_a_spread() -> None:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.figures import Growth
-from benchmarks.peers import aims, environments, results
-from benchmarks.peers.contract import FOLDER, OURS, Kind, Peer, peers
+from benchmarks.peers import aims, environments, growth, results
+from benchmarks.peers.cells import Cell, Cells, measured
+from benchmarks.peers.contract import FOLDER, OURS, Kind, peers
 from benchmarks.peers.figures import FIGURES, Figure, Several
-from benchmarks.peers.results import Stored
 from benchmarks.peers.scenarios import SCENARIOS
 
 DOCS: Final = FOLDER.parents[1] / "docs"
@@ -29,7 +27,6 @@ _UNKNOWN: Final = "–"
 #: The line of a requirements file below which is what the lines above need.
 _NEEDED: Final = "# What they need:"
 
-_TOTALS: Final = {"CPU": "cpu_per_1000", "reads": "reads_per_task"}
 _INTRODUCTION: Final = """\
 # Scoreboard
 
@@ -54,6 +51,11 @@ _READING: Final = """\
   not have fitted into the time; what servers take without any load is then shared by fewer jobs.
 """
 
+_GROWTH: Final = """\
+Exponents of the bursts of all sizes, fitted by least squares on logarithmic scales. CPU, reads and memory are totals:
+1.00 is linear, less gets cheaper with the number. For the lags and the rates 0.00 says that they stay as they are.
+"""
+
 #: What no run could show, or nobody would believe.
 _NEVER: Final = """\
 - Watches of the others: none has one that can be cut and resumed.
@@ -62,48 +64,20 @@ _NEVER: Final = """\
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """All runs of one peer, in one variant, under one scenario.
-
-    Args:
-        peer: Who.
-        variant: ``plain`` or ``careful``.
-        runs: What was written of them.
-    """
-
-    peer: Peer
-    variant: str
-    runs: Sequence[Stored]
-
-    @property
-    def title(self) -> str:
-        """For people."""
-        return self.peer.label + (", careful" if self.variant == "careful" else "")
-
-    def figure(self, name: str) -> Several | None:
-        """One of :data:`~benchmarks.peers.figures.FIGURES`, of all runs."""
-        return Several.of([run.figures[name] for run in self.runs])
-
-
-#: The cells of every scenario that was measured, by its name.
-Cells = Mapping[str, Sequence[Cell]]
-
-
 def write() -> Path:
     """Write the page, and its plots if a burst was measured, from the results that are there; answers the page.
 
     Raises:
         NotInstalled: what draws the plots cannot be installed.
     """
-    cells = _cells()
-    PAGE.write_text(text(cells, results.session()))
-    if not _plotted(cells)["growth"]:
+    found = measured()
+    PAGE.write_text(text(found, results.session()))
+    if not growth.points(found):
         return PAGE
     plots = FOLDER / "plots.py"
     folder = environments.python_environment(environments.cache_folder(), "plots", environments.PLOTTING)
     data = results.FILES / "plots.json"
-    data.write_text(json.dumps(_plotted(cells)))
+    data.write_text(json.dumps(_plotted(found)))
     environments.run(str(folder / "bin" / "python"), str(plots), str(data), str(IMAGES))
     return PAGE
 
@@ -125,30 +99,14 @@ def text(cells: Cells, session: Mapping[str, Any] | None) -> str:
     faults = [name for name, scenario in SCENARIOS.items() if name in cells and scenario.breaks]
     if faults:
         parts += ["## Faults: paid twice / lost\n", _faults(cells, faults)]
-    if growth_points(cells):
-        parts += ["## Growth\n", _growth(cells)]
+    if found := growth.points(cells):
+        parts += ["## Growth\n", _growth(found)]
     if cells:
         parts += ["## Where we are not the best\n", _not_best(cells)]
     parts += ["## Not measured\n", _not_measured(session)]
     if cells:
         parts += ["## Versions\n", _versions(cells, session)]
     return "\n".join(parts)
-
-
-def _cells() -> Cells:
-    by_name = {peer.name: peer for peer in peers()}
-    found: dict[tuple[str, str, str], list[Stored]] = defaultdict(list)
-    for stored in results.stored():
-        if stored.peer in by_name and stored.scenario in SCENARIOS:
-            found[stored.scenario, stored.peer, stored.variant].append(stored)
-    # In the order of the peers, which is by kind.
-    cells: dict[str, list[Cell]] = defaultdict(list)
-    for scenario in SCENARIOS:
-        for name, peer in by_name.items():
-            for variant in ("plain", "careful"):
-                if runs := found.get((scenario, name, variant)):
-                    cells[scenario].append(Cell(peer, variant, runs))
-    return dict(cells)
 
 
 def _remarks() -> str:
@@ -176,7 +134,7 @@ def _table(name: str, cells: Sequence[Cell]) -> str:
     rows = [["", "jobs", *(figure.title for figure in shown.values())]]
     for cell in cells:
         values = [_value(figure, cell.figure(key), best(figure, key, cells)) for key, figure in shown.items()]
-        rows.append([cell.title, str(cell.runs[0].tasks), *values])
+        rows.append([cell.title, str(cell.tasks), *values])
     return markdown(rows)
 
 
@@ -247,50 +205,34 @@ def _aims(cells: Cells) -> str:
 
 
 def _medians(cells: Cells) -> Sequence[aims.Medians]:
-    def median(cell: Cell, key: str) -> float | None:
-        several = cell.figure(key)
-        return several.median if several else None
-
     return [
-        aims.Medians(scenario, cell.peer, cell.variant, {key: median(cell, key) for key in (*FIGURES, "finished")})
+        aims.Medians(scenario, cell.peer, cell.variant, {key: cell.median(key) for key in (*FIGURES, "finished")})
         for scenario, found in cells.items()
         for cell in found
     ]
 
 
-def _growth(cells: Cells) -> str:
-    rows = [["", "sizes", *(f"{total}: exponent" for total in _TOTALS)]]
-    for title, points in growth_points(cells).items():
-        sizes = [f"{tasks:,}" for tasks, _ in points["CPU"]]
-        fits = [Growth.of(points[total]) for total in _TOTALS]
-        if len(sizes) > 1:
-            rows.append(
-                [title, ", ".join(sizes), *(_UNKNOWN if fit is None else f"{fit.exponent:.2f}" for fit in fits)]
-            )
-    words = "Totals of all bursts, fitted by least squares on logarithmic scales; 1.00 is linear, less gets cheaper.\n"
-    table = f"{words}\n{markdown(rows)}\n" if len(rows) > 1 else ""
+def _growth(found: growth.Points) -> str:
+    fits = growth.fits(found)
+    sizes = {title: [f"{tasks:,}" for tasks, _ in points] for title, points in found["CPU"].items()}
+    rows = [["", "sizes", *growth.GROWING]]
+    for title in fits["CPU"]:
+        exponents = [fits.get(head, {}).get(title) for head in growth.GROWING]
+        rows.append([title, ", ".join(sizes[title]), *(_exponent(fit) for fit in exponents)])
+    table = f"{_GROWTH}\n{markdown(rows)}\n" if len(rows) > 1 else ""
     return table + "\n".join(f"![{words}](../images/scoreboard-{name}.svg)\n" for name, words in PLOTS.items())
+
+
+def _exponent(fit: Growth | None) -> str:
+    return _UNKNOWN if fit is None else f"{fit.exponent:.2f}"
 
 
 #: The plots by name, with their words for people who do not see them.
 PLOTS: Final = {
     "cpu": "CPU per task under a burst, by process",
     "reads": "Reads at the provider per task under a burst",
-    "growth": "Total CPU by number of tasks, with the fitted lines",
+    "growth": "Each figure by number of tasks, with the fitted lines",
 }
-
-
-def growth_points(cells: Cells) -> Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]:
-    """The totals of each peer under the bursts of every size: (tasks, total), by kind of total."""
-    points: dict[str, dict[str, list[tuple[int, float]]]] = defaultdict(lambda: defaultdict(list))
-    for name in ("burst-100", "burst", "in-flight-5000", "in-flight-10000"):
-        for cell in cells.get(name, ()):
-            tasks, several = cell.runs[0].tasks, {total: cell.figure(key) for total, key in _TOTALS.items()}
-            cpu, reads = several["CPU"], several["reads"]
-            if cpu and reads:
-                points[cell.title]["CPU"].append((tasks, cpu.median * tasks / 1_000))
-                points[cell.title]["reads"].append((tasks, reads.median * tasks))
-    return points
 
 
 def _not_best(cells: Cells) -> str:
@@ -350,10 +292,14 @@ def _name(pin: str) -> str:
 def _plotted(cells: Cells) -> Mapping[str, Any]:
     burst = cells.get("burst") or cells.get("burst-100", ())
     reads = {cell.title: several.median for cell in burst if (several := cell.figure("reads_per_task"))}
-    growth = {title: points["CPU"] for title, points in growth_points(cells).items()}
-    fits = {title: [fit.factor, fit.exponent] for title, points in growth.items() if (fit := Growth.of(points))}
+    found = growth.points(cells)
+    fits = {
+        head: {title: [fit.factor, fit.exponent] for title, fit in by_peer.items()}
+        for head, by_peer in growth.fits(found).items()
+    }
+    units = {head: growing.unit for head, growing in growth.GROWING.items()}
     cpu = {cell.title: cell.runs[0].cpu for cell in burst}
-    return {"cpu": cpu, "reads": reads, "growth": growth, "fits": fits}
+    return {"cpu": cpu, "reads": reads, "growth": found, "fits": fits, "units": units}
 
 
 def markdown(rows: Iterable[Sequence[str]]) -> str:
