@@ -127,7 +127,9 @@ def _quote(request: TextToVideoRequest, provider: Provider, dialect: Dialect) ->
 
 @lru_cache
 def _quote_record(found: Quote) -> QuoteRecord:
-    return QuoteRecord(units=f"{found.units:f}", usd=f"{found.usd:f}", uncertain=found.uncertain)
+    # As the provider writes what it settles: "3", "4.5".
+    units, usd = (f"{amount.normalize():f}" for amount in (found.units, found.usd))
+    return QuoteRecord(units=units, usd=usd, uncertain=found.uncertain)
 
 
 def _check_order(priority: int, deadline: datetime | None, now: datetime) -> list[Violation]:

@@ -44,6 +44,12 @@ def test_a_task_knows_its_account_and_its_price() -> None:
     assert relayed.quote.uncertain
 
 
+def test_a_price_is_written_as_the_provider_writes_what_it_settles() -> None:
+    quote = _new(TextToVideoRequest(prompt="a cup", model_name="kling-v3", duration=5)).quote
+    assert quote is not None
+    assert (quote.units, quote.usd) == ("3", "0.42")
+
+
 def test_the_rules_are_those_of_the_dialect() -> None:
     model = TextToVideoRequest(prompt="a cup", model_name="kling-3.0-turbo", mode="pro")  # pyright: ignore[reportArgumentType]
     assert isinstance(_new(model, dialect=Dialect.STANDARD).quote, QuoteRecord)
