@@ -23,7 +23,7 @@ from benchmarks.peers.feed import Result, Results, job_id
 from benchmarks.peers.figures import FIGURES, Several, calculate, cpu_per_process
 from benchmarks.peers.meter import PeerMeter
 from benchmarks.peers.places import Place
-from benchmarks.peers.plan import fitting, plan
+from benchmarks.peers.plan import duration, fitting, plan
 from benchmarks.peers.processes import Command, NotReady
 from benchmarks.peers.proxy import CuttingProxy
 from benchmarks.peers.results import Stored
@@ -202,6 +202,15 @@ def test_ours_comes_first_and_what_does_not_fit_is_told() -> None:
     assert sum(one.share for one in taken) <= 30 * 60
     assert {one.row.label for one in taken}.isdisjoint(one.row.label for one in left)
     assert len(taken) + len(left) == len(planned)
+
+
+def test_few_runs_beside_each_other_take_as_long_as_the_longest() -> None:
+    killed = plan(peers(), scenarios=["kill-polling"])
+    longest = max(killed, key=lambda one: one.seconds)
+    assert longest.share < longest.seconds
+    assert duration([longest]) == longest.seconds
+    assert fitting([longest], longest.share) == ([], [longest])
+    assert duration(killed) >= sum(one.share for one in killed)
 
 
 def test_the_burst_is_repeated_by_ours_and_by_every_other() -> None:

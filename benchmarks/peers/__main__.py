@@ -25,7 +25,7 @@ from benchmarks.peers.contract import Peer, peers
 from benchmarks.peers.environments import Environment, NotInstalled, cache_folder, install
 from benchmarks.peers.figures import FIGURES
 from benchmarks.peers.places import Place
-from benchmarks.peers.plan import HEAVY_PLACES, LIGHT_PLACES, Planned, fitting, plan
+from benchmarks.peers.plan import HEAVY_PLACES, LIGHT_PLACES, Planned, duration, fitting, plan
 from benchmarks.peers.processes import NotReady
 from benchmarks.peers.results import Stored
 from benchmarks.peers.run import measure
@@ -184,7 +184,7 @@ def _run(options: argparse.Namespace, console: Console) -> int:
 
 
 def _show_plan(console: Console, taken: Sequence[Planned], left: Sequence[Planned], minutes: float) -> None:
-    table = Table(title=f"Plan: about {sum(one.share for one in taken) / 60:.0f} of {minutes:g} minutes")
+    table = Table(title=f"Plan: about {duration(taken) / 60:.0f} of {minutes:g} minutes")
     for header in ("run", "takes at most, minutes", "of the whole, minutes"):
         table.add_column(header)
     for one in taken:

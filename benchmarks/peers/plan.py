@@ -117,10 +117,15 @@ def fitting(planned: Sequence[Planned], seconds: float) -> tuple[Sequence[Planne
     taken: list[Planned] = []
     left: list[Planned] = []
     for one in planned:
-        fits = one.share <= seconds
-        seconds -= one.share if fits else 0.0
-        (taken if fits else left).append(one)
+        (taken if duration([*taken, one]) <= seconds else left).append(one)
     return taken, left
+
+
+def duration(planned: Sequence[Planned]) -> float:
+    """Seconds for all of these: those that run beside others end together with the longest at the soonest."""
+    beside = [one for one in planned if not one.row.scenario.measured]
+    alone = sum(one.share for one in planned if one.row.scenario.measured)
+    return alone + max(sum(one.share for one in beside), max((one.seconds for one in beside), default=0.0))
 
 
 def _takes_part(peer: Peer, scenario: PeerScenario) -> bool:

@@ -40,6 +40,7 @@ _LONGEST_CALMING: Final = 45
 #: So long without any news, a run only waits to be given up and leaves the machine to others.
 _IDLE_SECONDS: Final = 30.0
 
+#: Between two looks at a run, and before a kill, whose moment may be short.
 _LOOK_SECONDS: Final = 1.0
 _CLOSE_LOOK_SECONDS: Final = 0.05
 
@@ -367,7 +368,6 @@ async def _until_calm(meter: PeerMeter) -> None:
 async def _until_quiet(rig: _Rig, began: float, limit: float) -> tuple[bool, float]:
     """Look until all jobs have ended (False) or nothing happens any more (True); with the seconds to the last news."""
     news, told_at = None, began
-    look = _CLOSE_LOOK_SECONDS if rig.row.scenario.kill else _LOOK_SECONDS
     while True:
         counts, results = await rig.books.counts(), rig.results.read()
         if rig.row.scenario.measured:
@@ -392,7 +392,8 @@ async def _until_quiet(rig: _Rig, began: float, limit: float) -> tuple[bool, flo
             rig.idle()
         if not rig.killed and _moment(rig, counts):
             await _kill(rig)
-        await asyncio.sleep(look)
+        close = rig.row.scenario.kill and not rig.killed
+        await asyncio.sleep(_CLOSE_LOOK_SECONDS if close else _LOOK_SECONDS)
 
 
 def _moment(rig: _Rig, counts: Counts) -> bool:
