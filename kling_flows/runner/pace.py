@@ -8,9 +8,9 @@ from typing import Final
 #: Flow runs that may start one right after the other, after a while without any.
 AT_ONCE: Final = 4
 
-#: Seconds between two starts beyond that. A start costs about 150 ms of CPU in all processes (decision 0005): more
-#: often than this, Prefect would take a third of a core and more for showing what a shared run shows as well.
-SECONDS_APART: Final = 0.5
+#: Seconds between two starts beyond that. A start costs some 200 ms of CPU in all processes (decision 0005): more often
+#: than this, Prefect would take a third of a core and more for showing what a shared run shows as well.
+SECONDS_APART: Final = 1.0
 
 
 class StartPace:
