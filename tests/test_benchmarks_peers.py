@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import tomllib
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from benchmarks.peers.places import Place
 from benchmarks.peers.plan import duration, fitting, plan
 from benchmarks.peers.processes import Command, NotReady
 from benchmarks.peers.proxy import CuttingProxy
-from benchmarks.peers.results import Stored
+from benchmarks.peers.results import Stored, Told
 from benchmarks.peers.run import MemorySample, PeerObserved, Row, Watched, measure
 from benchmarks.peers.scenarios import SCENARIOS, is_of
 
@@ -259,6 +260,22 @@ def test_what_was_written_is_not_missing_any_more(tmp_path: Path, monkeypatch: p
     assert [asdict(stored) for stored in results.stored()] == [{**asdict(written), "packages": []}]
 
 
+def test_a_call_that_goes_on_keeps_what_the_former_could_not_measure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "FILES", tmp_path)
+
+    def told(command: str, left_out: Sequence[str], **failed: str) -> Told:
+        return Told(command=command, minutes=2, left_out=left_out, failed=failed, services=["Redis 7"])
+
+    results.write_session(told("first", ["a", "b"], c="crashed", d="not installed"), [])
+    results.write_session(told("second", ["b"], e="crashed"), ["a", "c"], results.session())
+    session = results.session()
+    assert session is not None
+    assert (session["command"], session["minutes"], session["services"]) == ("first; second", 4, ["Redis 7"])
+    assert (session["left_out"], session["failed"]) == (["b"], {"d": "not installed", "e": "crashed"})
+
+
 def test_every_figure_has_an_explanation_for_when_it_is_not_the_best() -> None:
     explained = tomllib.loads(page.EXPLANATIONS.read_text())
     assert set(FIGURES) <= set(explained)
@@ -287,7 +304,7 @@ def test_the_page_marks_the_best_explains_what_is_not_and_lists_what_was_not_mea
     left_out = ["paced: other, 5 jobs", "paced: one, 5 jobs", "burst: other, 5 jobs, repeat 2"]
     text = page.text(cells, {**SESSION, "left_out": left_out, "failed": {"odd": "not installed: no"}})
     assert "**0.50**" in text
-    assert "is 20.0; the best has 10.0." in text
+    assert "- **CPU s per 1,000 tasks, all processes**: 20.0, the best 10.0 (1,000 jobs at once). Whoever" in text
     assert "| other, careful | 1 / 2 of 2 |" in text
     assert "- paced, left out as the time was over: other, 5 jobs; one, 5 jobs" in text
     assert "- repeats, left out as the time was over: 1" in text

@@ -27,7 +27,7 @@ from benchmarks.peers.figures import FIGURES
 from benchmarks.peers.places import Place
 from benchmarks.peers.plan import HEAVY_PLACES, LIGHT_PLACES, Planned, duration, fitting, plan
 from benchmarks.peers.processes import NotReady
-from benchmarks.peers.results import Stored
+from benchmarks.peers.results import Stored, Told
 from benchmarks.peers.run import measure
 from benchmarks.peers.scenarios import SCENARIOS
 from benchmarks.peers.services import prepare
@@ -56,6 +56,8 @@ class Session:
         #: Rows that did not fit into the time, and why others or whole peers could not be measured.
         self.left_out: list[str] = []
         self.failed: dict[str, str] = {}
+        #: Rows that were measured, and the peers in them.
+        self.measured: set[str] = set()
         #: Versions of the services that are used.
         self.services: dict[str, str] = {}
         #: Whether our own side lost a video, paid one twice, or missed a change.
@@ -122,6 +124,7 @@ class Session:
             async with asyncio.timeout(limit + _AROUND):
                 seen = await measure(row, environment, folder, self._cache, limit, idle)
             stored = results.write(row, environment, seen)
+            self.measured |= {row.label, row.peer.name}
             _show(self._console, row.label, stored)
             self.bad |= row.peer.ours and any(stored.figures[name] for name in ("doubles", "lost", "missed"))
         except (NotReady, NotInstalled, httpx.HTTPError, TimeoutError, OSError) as error:
@@ -172,12 +175,17 @@ def _run(options: argparse.Namespace, console: Console) -> int:
     asyncio.run(session.run(taken, left))
     if options.write:
         command = shlex.join(["python", "-m", "benchmarks.peers", *options.given])
-        minutes = (time.monotonic() - began) / 60
-        if former is not None:
-            command = f"{former['command']}; {command}"
-            minutes += former["minutes"]
-        services = dict.fromkeys([*(former or {}).get("services", ()), *session.services.values()])
-        results.write_session(command, minutes, session.left_out, session.failed, services)
+        results.write_session(
+            Told(
+                command=command,
+                minutes=(time.monotonic() - began) / 60,
+                left_out=session.left_out,
+                failed=session.failed,
+                services=list(session.services.values()),
+            ),
+            session.measured,
+            former,
+        )
         console.print(f"written: {page.write()}", soft_wrap=True)
     ours = [one.row.label for one in planned if one.row.peer.ours]
     return 1 if session.bad or any(label in session.failed for label in ours) else 0

@@ -131,10 +131,13 @@ def _how(session: Mapping[str, Any] | None) -> str:
 def _table(name: str, cells: Sequence[Cell]) -> str:
     figures = {key: figure for key, figure in FIGURES.items() if figure.is_for(name)}
     shown = {key: figure for key, figure in figures.items() if any(cell.figure(key) for cell in cells)}
-    rows = [["", "jobs", *(figure.title for figure in shown.values())]]
+    rows = [["", "jobs", "most in flight", *(figure.title for figure in shown.values())]]
     for cell in cells:
         values = [_value(figure, cell.figure(key), best(figure, key, cells)) for key, figure in shown.items()]
-        rows.append([cell.title, str(cell.tasks), *values])
+        most = cell.median("most_in_flight")
+        rows.append([cell.title, f"{cell.tasks:,}", _UNKNOWN if most is None else f"{most:,.0f}", *values])
+    if not SCENARIOS[name].measured:
+        rows = [[*row[:2], *row[3:]] for row in rows]
     return markdown(rows)
 
 
@@ -237,18 +240,19 @@ PLOTS: Final = {
 
 def _not_best(cells: Cells) -> str:
     explained: Mapping[str, str] = tomllib.loads(EXPLANATIONS.read_text())
-    lines: list[str] = []
+    places: dict[tuple[str, str], list[str]] = {}
     for scenario, found in cells.items():
         ours = next((cell for cell in found if cell.peer.name == OURS), None)
         for key, figure in FIGURES.items():
-            several = ours.figure(key) if ours else None
+            median = ours.median(key) if ours else None
             best_value = best(figure, key, found)
-            if several is None or best_value is None or not figure.is_for(scenario):
+            if median is None or best_value is None or not figure.is_for(scenario):
                 continue
-            if round(several.median, figure.digits) != best_value:
+            if round(median, figure.digits) != best_value:
                 words = explained.get(f"{key}:{scenario}", explained[key])
-                ours_and_best = f"{several.median:,.{figure.digits}f}; the best has {best_value:,.{figure.digits}f}"
-                lines.append(f"- **{SCENARIOS[scenario].title}: {figure.title}** is {ours_and_best}. {words}")
+                values = f"{median:,.{figure.digits}f}, the best {best_value:,.{figure.digits}f}"
+                places.setdefault((figure.title, words), []).append(f"{values} ({SCENARIOS[scenario].title})")
+    lines = [f"- **{title}**: {'; '.join(where)}. {words}" for (title, words), where in places.items()]
     return "\n".join(lines or ["Nowhere in this run."]) + "\n"
 
 
@@ -268,7 +272,8 @@ def _not_measured(session: Mapping[str, Any] | None) -> str:
 
 def _versions(cells: Cells, session: Mapping[str, Any] | None) -> str:
     of_peers = {cell.peer.title: cell for found in cells.values() for cell in found}
-    lines = [f"- {title}: {_packages(cell)}" for title, cell in of_peers.items()]
+    titles = dict.fromkeys(peer.title for peer in peers())
+    lines = [f"- {title}: {_packages(of_peers[title])}" for title in titles if title in of_peers]
     lines += [f"- {line}" for line in (session or {}).get("services", ())]
     return "\n".join(lines) + "\n"
 

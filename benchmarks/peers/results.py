@@ -7,8 +7,8 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -96,10 +96,9 @@ def stored() -> Sequence[Stored]:
     return [Stored(**json.loads(file.read_text())) for file in sorted(FILES.glob("*/*.json"))]
 
 
-def write_session(
-    command: str, minutes: float, left_out: Iterable[str], failed: Mapping[str, str], services: Iterable[str]
-) -> None:
-    """Write what the page says of the whole.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What the page says of a whole call.
 
     Args:
         command: How it was called.
@@ -108,14 +107,37 @@ def write_session(
         failed: Why rows or peers could not be measured.
         services: Versions of the services that were used.
     """
+
+    command: str
+    minutes: float
+    left_out: Sequence[str]
+    failed: Mapping[str, str]
+    services: Sequence[str]
+
+
+def write_session(told: Told, measured: Collection[str], former: Mapping[str, Any] | None = None) -> None:
+    """Write what the page says of the whole.
+
+    Args:
+        told: Of this call.
+        measured: Rows that it has measured.
+        former: What :func:`session` answered before, if this call went on from there.
+    """
+    if former is not None:
+        still_out = [label for label in former["left_out"] if label not in measured]
+        still_failed = {label: why for label, why in former["failed"].items() if label not in measured}
+        told = Told(
+            command=f"{former['command']}; {told.command}",
+            minutes=former["minutes"] + told.minutes,
+            left_out=list(dict.fromkeys([*still_out, *told.left_out])),
+            failed=still_failed | dict(told.failed),
+            services=list(dict.fromkeys([*former["services"], *told.services])),
+        )
     document = {
-        "command": command,
-        "minutes": round(minutes, 1),
+        **asdict(told),
+        "minutes": round(told.minutes, 1),
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": _machine(),
-        "left_out": list(left_out),
-        "failed": dict(failed),
-        "services": list(services),
     }
     _write(FILES / _SESSION, document)
 
