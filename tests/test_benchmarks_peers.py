@@ -179,6 +179,15 @@ def test_every_figure_is_followed_through_the_sizes_by_total_or_by_itself() -> N
     assert "| other | 100, 1,000 | 1.00 | 0.00 |" in page.text(cells, None)
 
 
+def test_a_burst_that_nobody_finished_has_a_page_without_exponents() -> None:
+    nothing = dict.fromkeys(("cpu_per_1000", "reads_per_task", "memory_per_task"))
+    stored = _stored("other")
+    lost = replace(stored, figures={**stored.figures, **nothing})
+    text = page.text({"burst": [Cell(_peer("other"), "plain", [lost])]}, None)
+    assert "## Growth" in text
+    assert "| other | 1" not in text.partition("## Growth")[2]
+
+
 def test_several_runs_have_a_median_and_a_spread() -> None:
     assert Several.of([3.0, None, 1.0, 2.0]) == Several(2, 1, 3, 3)
     assert Several.of([None]) is None

@@ -131,13 +131,13 @@ def _how(session: Mapping[str, Any] | None) -> str:
 def _table(name: str, cells: Sequence[Cell]) -> str:
     figures = {key: figure for key, figure in FIGURES.items() if figure.is_for(name)}
     shown = {key: figure for key, figure in figures.items() if any(cell.figure(key) for cell in cells)}
-    rows = [["", "jobs", "most in flight", *(figure.title for figure in shown.values())]]
+    load = ["jobs", "most in flight"] if SCENARIOS[name].measured else ["jobs"]
+    rows = [["", *load, *(figure.title for figure in shown.values())]]
     for cell in cells:
         values = [_value(figure, cell.figure(key), best(figure, key, cells)) for key, figure in shown.items()]
         most = cell.median("most_in_flight")
-        rows.append([cell.title, f"{cell.tasks:,}", _UNKNOWN if most is None else f"{most:,.0f}", *values])
-    if not SCENARIOS[name].measured:
-        rows = [[*row[:2], *row[3:]] for row in rows]
+        loaded = [f"{cell.tasks:,}", _UNKNOWN if most is None else f"{most:,.0f}"][: len(load)]
+        rows.append([cell.title, *loaded, *values])
     return markdown(rows)
 
 
@@ -217,9 +217,9 @@ def _medians(cells: Cells) -> Sequence[aims.Medians]:
 
 def _growth(found: growth.Points) -> str:
     fits = growth.fits(found)
-    sizes = {title: [f"{tasks:,}" for tasks, _ in points] for title, points in found["CPU"].items()}
+    sizes = {title: [f"{tasks:,}" for tasks, _ in points] for title, points in found.get("CPU", {}).items()}
     rows = [["", "sizes", *growth.GROWING]]
-    for title in fits["CPU"]:
+    for title in fits.get("CPU", {}):
         exponents = [fits.get(head, {}).get(title) for head in growth.GROWING]
         rows.append([title, ", ".join(sizes[title]), *(_exponent(fit) for fit in exponents)])
     table = f"{_GROWTH}\n{markdown(rows)}\n" if len(rows) > 1 else ""
