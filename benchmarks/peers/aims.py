@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from benchmarks.figures import Growth
+from benchmarks.peers import growth
+from benchmarks.peers.cells import Cell, Cells
 from benchmarks.peers.contract import OURS, Peer
 from benchmarks.peers.scenarios import SCENARIOS
-
-
-@dataclass(frozen=True, slots=True)
-class Medians:
-    """All figures of one peer, in one variant, under one scenario.
-
-    Args:
-        scenario: Its name.
-        peer: Who.
-        variant: ``plain`` or ``careful``.
-        figures: By name.
-    """
-
-    scenario: str
-    peer: Peer
-    variant: str
-    figures: Mapping[str, float | None]
-
 
 #: The most CPU that we may take, as a share of the cheapest durable peer's, and of the bare loop's.
 _OF_DURABLE: Final = 0.5
@@ -40,7 +24,6 @@ _LOOP: Final = "quickstart-loop-5s"
 
 #: The load that is judged.
 _LOAD: Final = "burst"
-_SIZES: Final = {"burst-100": 100, "burst": 1_000, "in-flight-5000": 5_000, "in-flight-10000": 10_000}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +39,10 @@ class Aim:
     title: str
     measured: str
     met: bool
+
+
+def _is_ours(peer: Peer) -> bool:
+    return peer.name == OURS
 
 
 def _is_other(peer: Peer) -> bool:
@@ -83,15 +70,15 @@ _BESIDE: Final = (
 )
 
 
-def judge(medians: Sequence[Medians]) -> list[Aim]:
+def judge(cells: Cells) -> list[Aim]:
     """The aims for which something was measured."""
     found: list[Aim] = []
-    ours = next(iter(_burst(medians, lambda peer: peer.name == OURS)), None)
+    ours = next(iter(_burst(cells, _is_ours)), None)
     if ours is not None:
         for title, figure, beside, share in _BESIDE:
-            others = [figures[figure] for figures in _burst(medians, beside)]
-            found += _at_most(title, ours[figure], others, share)
-    return [*found, *_dependable(medians), *_linear(medians)]
+            others = [cell.median(figure) for cell in _burst(cells, beside)]
+            found += _at_most(title, ours.median(figure), others, share)
+    return [*found, *_dependable(cells), *_linear(cells)]
 
 
 def _at_most(title: str, ours: float | None, others: list[float | None], share: float) -> list[Aim]:
@@ -102,16 +89,17 @@ def _at_most(title: str, ours: float | None, others: list[float | None], share: 
     return [Aim(title, f"{ours:.3g} beside {limit:.3g}", ours <= limit * share)]
 
 
-def _dependable(medians: Sequence[Medians]) -> list[Aim]:
-    ours = [one.figures for one in medians if one.peer.ours]
+def _dependable(cells: Cells) -> list[Aim]:
+    ours = [cell for found in cells.values() for cell in found if cell.peer.ours]
     if not ours:
         return []
-    doubles, lost = (sum(figures[key] or 0 for figures in ours) for key in ("doubles", "lost"))
+    doubles, lost = (sum(cell.median(key) or 0 for cell in ours) for key in ("doubles", "lost"))
     plain: dict[str, float] = {}
-    for one in medians:
-        if _is_other(one.peer) and one.variant == "plain" and SCENARIOS[one.scenario].breaks:
-            bad = (one.figures["doubles"] or 0) + (one.figures["lost"] or 0)
-            plain[one.peer.label] = plain.get(one.peer.label, 0) + bad
+    for scenario, found in cells.items():
+        for cell in found:
+            if _is_other(cell.peer) and cell.variant == "plain" and SCENARIOS[scenario].breaks:
+                bad = (cell.median("doubles") or 0) + (cell.median("lost") or 0)
+                plain[cell.peer.label] = plain.get(cell.peer.label, 0) + bad
     clean = ", ".join(label for label, count in plain.items() if not count)
     others = f"; every plain other has some{f', but for {clean}' if clean else ''}" if plain else ""
     return [
@@ -119,12 +107,9 @@ def _dependable(medians: Sequence[Medians]) -> list[Aim]:
     ]
 
 
-def _linear(medians: Sequence[Medians]) -> list[Aim]:
-    points = [
-        (_SIZES[one.scenario], cpu * _SIZES[one.scenario])
-        for one in medians
-        if one.peer.name == OURS and one.scenario in _SIZES and (cpu := one.figures["cpu_per_1000"])
-    ]
+def _linear(cells: Cells) -> list[Aim]:
+    ours = {scenario: [cell for cell in found if _is_ours(cell.peer)] for scenario, found in cells.items()}
+    points = next(iter(growth.points(ours).get("CPU", {}).values()), ())
     fit = Growth.of(points)
     if fit is None:
         return []
@@ -138,9 +123,9 @@ def _linear(medians: Sequence[Medians]) -> list[Aim]:
     ]
 
 
-def _burst(medians: Sequence[Medians], wanted: Callable[[Peer], bool]) -> list[Mapping[str, float | None]]:
+def _burst(cells: Cells, wanted: Callable[[Peer], bool]) -> list[Cell]:
     return [
-        one.figures
-        for one in medians
-        if one.scenario == _LOAD and one.variant == "plain" and wanted(one.peer) and one.figures["finished"]
+        cell
+        for cell in cells.get(_LOAD, ())
+        if cell.variant == "plain" and wanted(cell.peer) and cell.median("finished")
     ]

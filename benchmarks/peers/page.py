@@ -203,16 +203,8 @@ def _fault(cell: Cell) -> str:
 
 def _aims(cells: Cells) -> str:
     rows = [["aim", "measured", ""]]
-    rows += [[aim.title, aim.measured, "met" if aim.met else "**not met**"] for aim in aims.judge(_medians(cells))]
+    rows += [[aim.title, aim.measured, "met" if aim.met else "**not met**"] for aim in aims.judge(cells)]
     return markdown(rows)
-
-
-def _medians(cells: Cells) -> Sequence[aims.Medians]:
-    return [
-        aims.Medians(scenario, cell.peer, cell.variant, {key: cell.median(key) for key in (*FIGURES, "finished")})
-        for scenario, found in cells.items()
-        for cell in found
-    ]
 
 
 def _growth(found: growth.Points) -> str:
