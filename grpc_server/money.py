@@ -10,6 +10,7 @@ from grpc_server.auth.identity import caller
 from grpc_server.intake import Terms, read_create
 from kling_flows.ledger import BudgetUse, Ledger
 from kling_flows.upstream import Mode, ModelInfo, ModelStatus, ModePrice, models, price_list, quote
+from kling_flows.upstream.wording import plain
 from kling_flows.v1 import text_to_video_pb2 as spec_pb
 from kling_flows.v1 import video_task_service_pb2 as rpc
 
@@ -49,11 +50,6 @@ async def list_budgets(terms: Terms, ledger: Ledger) -> rpc.ListBudgetsResponse:
     """The budgets that concern the caller's tenant."""
     uses = await ledger.read_budgets(terms.budgets, caller().tenant)
     return rpc.ListBudgetsResponse(budgets=[_budget(use) for use in uses])
-
-
-def plain(number: Decimal | None) -> str:
-    """Decimal text without an exponent and without needless zeros; empty for None."""
-    return "" if number is None else f"{number.normalize():f}"
 
 
 def _model(info: ModelInfo) -> rpc.Model:

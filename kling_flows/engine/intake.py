@@ -14,6 +14,7 @@ from kling_flows.errors import InvalidRequest, Violation
 from kling_flows.ledger import LateVideo, QuoteRecord, State, VideoTask
 from kling_flows.telemetry.trace_context import current_traceparent
 from kling_flows.upstream import Dialect, Provider, Quote, TextToVideoRequest, quote, validate
+from kling_flows.upstream.wording import plain
 
 LABEL_LIMIT: Final = 32
 _LABEL_KEY: Final = re.compile(r"[a-z][a-z0-9_.-]{0,62}")
@@ -127,9 +128,7 @@ def _quote(request: TextToVideoRequest, provider: Provider, dialect: Dialect) ->
 
 @lru_cache
 def _quote_record(found: Quote) -> QuoteRecord:
-    # As the provider writes what it settles: "3", "4.5".
-    units, usd = (f"{amount.normalize():f}" for amount in (found.units, found.usd))
-    return QuoteRecord(units=units, usd=usd, uncertain=found.uncertain)
+    return QuoteRecord(units=plain(found.units), usd=plain(found.usd), uncertain=found.uncertain)
 
 
 def _check_order(priority: int, deadline: datetime | None, now: datetime) -> list[Violation]:

@@ -22,6 +22,7 @@ from kling_flows.ledger.records import State, UpstreamRecord, VideoTask
 from kling_flows.ledger.schema import spending
 from kling_flows.settings import Budget
 from kling_flows.upstream.constants import STANDARD_SUCCEEDED, StatusWord
+from kling_flows.upstream.wording import plain
 
 #: States that only a video that the provider has made leads to.
 _MADE: Final = frozenset({State.ARCHIVING, State.SUCCEEDED, State.LOST})
@@ -266,7 +267,7 @@ _WAIT: Final = {"total": "", "month": "wait for the next month (UTC), ", "day": 
 
 
 def _exceeded(budget: Budget, word: str, limit: Decimal, left: Decimal, cost: Decimal) -> BudgetExceeded:
-    amounts = {"limit": _text(limit), "left": _text(max(left, Decimal(0))), "cost": _text(cost), "unit": word}
+    amounts = {"limit": plain(limit), "left": plain(max(left, Decimal(0))), "cost": plain(cost), "unit": word}
     shown = {"units": "units", "usd": "US dollars"}[word]
     return BudgetExceeded(
         f"the budget {budget.name} has {amounts['left']} of {amounts['limit']} {shown} left, and this video would take "
@@ -275,7 +276,3 @@ def _exceeded(budget: Budget, word: str, limit: Decimal, left: Decimal, cost: De
         subject=budget.name,
         metadata=amounts,
     )
-
-
-def _text(amount: Decimal) -> str:
-    return f"{amount.normalize():f}"

@@ -12,6 +12,7 @@ from kling_flows.sandbox.clips import delivered_duration
 from kling_flows.sandbox.tasks import Task
 from kling_flows.sandbox.view import TaskView
 from kling_flows.upstream.constants import STANDARD_SUCCEEDED, KlingCode, StatusWord
+from kling_flows.upstream.wording import plain
 
 _encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -87,7 +88,7 @@ def legacy_task(view: TaskView) -> dict[str, object]:
         }
         answer["task_result"] = {"videos": [video]}
         answer["watermark_info"] = {"enabled": task.order.watermark}
-        answer["final_unit_deduction"] = _units(task)
+        answer["final_unit_deduction"] = plain(task.order.units)
         answer["final_balance_deduction"] = {"quota": "0", "list_price": "0"}
     answer["created_at"] = task.created_ms
     answer["updated_at"] = view.updated_ms
@@ -116,7 +117,7 @@ def standard_task(view: TaskView) -> dict[str, object]:
             "duration": delivered_duration(task.order),
         }
         answer["outputs"] = [video]
-        answer["billing"] = [{"charge_type": "unit", "amount": _units(task), "package_type": VIDEO_PRODUCT}]
+        answer["billing"] = [{"charge_type": "unit", "amount": plain(task.order.units), "package_type": VIDEO_PRODUCT}]
     return answer
 
 
@@ -132,7 +133,7 @@ def legacy_callback(view: TaskView) -> dict[str, object]:
     }
     if view.status is StatusWord.SUCCEED:
         video = {"id": task.video_id, "url": view.url, "duration": delivered_duration(task.order)}
-        answer["final_unit_deduction"] = _units(task)
+        answer["final_unit_deduction"] = plain(task.order.units)
         answer["final_balance_deduction"] = {"quota": "0", "list_price": "0"}
         answer["task_info"] = {"parent_video": {"id": "", "url": "", "duration": ""}, **task_info(task)}
         answer["task_result"] = {"images": [], "videos": [video]}
@@ -152,8 +153,3 @@ def _with_external_id(answer: dict[str, object], task: Task) -> dict[str, object
     if task.order.external_task_id is not None:
         answer["external_id"] = task.order.external_task_id
     return answer
-
-
-def _units(task: Task) -> str:
-    # Decimal text without needless zeros: "3", "4.5".
-    return f"{task.order.units.normalize():f}"

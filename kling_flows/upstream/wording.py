@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Decimal
 from urllib.parse import urlsplit
 
 
@@ -38,3 +39,8 @@ def listed(values: Sequence[object], last: str = "or") -> str:
     """Return values as a list in words."""
     words = [str(value) for value in values] or ["nothing"]
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}"
+
+
+def plain(number: Decimal | None) -> str:
+    """Return decimal text without an exponent and without needless zeros, such as ``3`` or ``4.5``; empty for None."""
+    return "" if number is None else f"{number.normalize():f}"
